@@ -1,0 +1,23 @@
+//! The log: one truth, append-only, from which every state is rebuilt.
+//!
+//! In reading order: [`event`] (what is stored), [`Log`] (the contract: append with an expected
+//! revision, read a stream, read all, subscribe), the engines behind it, [`Fold`] (state as the fold
+//! of its events), and [`owner`] (the one task that owns a service's state).
+//!
+//! Invariants:
+//! - An append that was answered is durable.
+//! - Positions, and the revisions of each stream, count from 0 without gaps.
+//! - What was appended never changes.
+
+mod clock;
+pub mod event;
+mod fold;
+mod log;
+mod memory;
+pub mod owner;
+
+pub use clock::Clock;
+pub use event::{Expected, Metadata, NewEvent, Recorded};
+pub use fold::Fold;
+pub use log::{AppendError, Appended, Log, LogError, Subscription};
+pub use owner::{DecodeError, Origin, Owner, Rules, Stopped};

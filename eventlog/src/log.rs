@@ -1,0 +1,177 @@
+//! The contract of the log, over whichever engine holds it.
+
+use std::{fmt, pin::Pin, sync::Arc};
+
+use futures::{
+    future::BoxFuture,
+    stream::{BoxStream, Stream},
+};
+
+use crate::{
+    event::{Expected, NewEvent, Recorded},
+    memory::Memory,
+};
+
+/// Events as they come, oldest first; after what is stored, what is appended.
+pub type Subscription = BoxStream<'static, Result<Recorded, LogError>>;
+
+/// Where the last event of a batch went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    pub position: u64,
+    pub revision: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// Somebody else wrote to the stream. Nothing was appended.
+    #[error("append to `{stream}`: expected {expected:?}, but its last revision is {current:?}")]
+    Conflict { stream: String, expected: Expected, current: Option<u64> },
+    /// It is not known whether the batch was appended.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    #[error("the log has stopped: {0}")]
+    Stopped(String),
+    #[error("read the log: {0}")]
+    Corrupt(String),
+    #[error("reach the log: {0}")]
+    Unavailable(String),
+    #[error("the log refuses this: {0}")]
+    Invalid(String),
+}
+
+/// A handle to a log; cheap to clone.
+#[derive(Clone)]
+pub struct Log(Arc<dyn Engine>);
+
+/// What an engine must do. Limits are checked in [`Log`] before an engine sees anything.
+pub(crate) trait Engine: Send + Sync + 'static {
+    /// Must take its place in the order of appends when called, not when first polled.
+    fn append(
+        &self,
+        stream: String,
+        expected: Expected,
+        events: Vec<NewEvent>,
+    ) -> BoxFuture<'static, Result<Appended, AppendError>>;
+
+    fn read_stream(
+        &self,
+        stream: String,
+        from_revision: u64,
+        limit: usize,
+    ) -> BoxStream<'static, Result<Recorded, LogError>>;
+
+    /// With `follow`, never ends by itself.
+    fn read_all(
+        &self,
+        from_position: u64,
+        prefixes: Vec<String>,
+        follow: bool,
+    ) -> BoxStream<'static, Result<Recorded, LogError>>;
+
+    fn next_position(&self) -> BoxFuture<'static, Result<u64, LogError>>;
+}
+
+impl Log {
+    /// Most events in one append, and most bytes of their data together: what every server of the
+    /// EventStoreDB protocol takes.
+    pub const MAX_BATCH_EVENTS: usize = 1_000;
+    pub const MAX_BATCH_BYTES: usize = 1 << 20;
+    /// Longest name of a stream, in bytes.
+    pub const MAX_STREAM_NAME: usize = 256;
+
+    pub(crate) fn new(engine: impl Engine) -> Self {
+        Self(Arc::new(engine))
+    }
+
+    /// A log that is gone with the process; for tests.
+    #[must_use]
+    pub fn in_memory(clock: crate::Clock) -> Self {
+        Self::new(Memory::new(clock))
+    }
+
+    /// Appends the batch as a whole or not at all, and answers when it is durable.
+    ///
+    /// Appends take effect in the order of the calls, not of the first polls. If the first event's id
+    /// is already in the stream at the place the expectation gives it, the batch is a retry and is
+    /// answered as the first append was.
+    pub fn append(
+        &self,
+        stream: impl Into<String>,
+        expected: Expected,
+        events: Vec<NewEvent>,
+    ) -> BoxFuture<'static, Result<Appended, AppendError>> {
+        let stream = stream.into();
+        match check(&stream, &events) {
+            Ok(()) => self.0.append(stream, expected, events),
+            Err(error) => Box::pin(async { Err(error.into()) }),
+        }
+    }
+
+    /// The events of one stream, oldest first.
+    pub fn read_stream(
+        &self,
+        stream: impl Into<String>,
+        from_revision: u64,
+        limit: usize,
+    ) -> Pin<Box<dyn Stream<Item = Result<Recorded, LogError>> + Send>> {
+        self.0.read_stream(stream.into(), from_revision, limit)
+    }
+
+    /// All events from a position to the present end whose stream starts with one of `prefixes`
+    /// (with none given: all of them), oldest first.
+    #[must_use]
+    pub fn read_all(&self, from_position: u64, prefixes: &[&str]) -> Subscription {
+        self.0.read_all(from_position, owned(prefixes), false)
+    }
+
+    /// Like [`Log::read_all`], but goes on with what is appended later, without gap or repetition.
+    #[must_use]
+    pub fn subscribe(&self, from_position: u64, prefixes: &[&str]) -> Subscription {
+        self.0.read_all(from_position, owned(prefixes), true)
+    }
+
+    /// The position that the next event will get.
+    pub async fn next_position(&self) -> Result<u64, LogError> {
+        self.0.next_position().await
+    }
+}
+
+fn owned(prefixes: &[&str]) -> Vec<String> {
+    prefixes.iter().map(ToString::to_string).collect()
+}
+
+fn check(stream: &str, events: &[NewEvent]) -> Result<(), LogError> {
+    let bytes: usize = events.iter().map(|event| event.data.len()).sum();
+    if stream.is_empty() || stream.len() > Log::MAX_STREAM_NAME {
+        return Err(LogError::Invalid(format!(
+            "a stream's name has 1 to {} bytes, this one {}",
+            Log::MAX_STREAM_NAME,
+            stream.len()
+        )));
+    }
+    if events.is_empty() || events.len() > Log::MAX_BATCH_EVENTS {
+        return Err(LogError::Invalid(format!(
+            "a batch has 1 to {} events, this one {}",
+            Log::MAX_BATCH_EVENTS,
+            events.len()
+        )));
+    }
+    if bytes > Log::MAX_BATCH_BYTES {
+        return Err(LogError::Invalid(format!(
+            "a batch has at most {} bytes, this one {bytes}",
+            Log::MAX_BATCH_BYTES
+        )));
+    }
+    Ok(())
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Log")
+    }
+}

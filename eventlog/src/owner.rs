@@ -1,0 +1,347 @@
+//! The one task that owns a service's state, and is the only writer of its streams.
+//!
+//! Every service has the same shell around its own `decide` and `evolve`, and the order of its steps
+//! is what makes the service safe, so the shell is written once:
+//!
+//! 1. take what waits in the inbox;
+//! 2. decide each command against the state, evolving as it goes;
+//! 3. append all events of the batch, and wait until they are durable;
+//! 4. only then answer the callers, look at the state for readers, and wake those who act on it.
+//!
+//! Nothing is believed before it is durable: a failed append stops the task for good, and with it the
+//! process. A restart replays what was stored.
+//!
+//! What is not here: effects (derived from the state by each service's `effects.rs`), read models,
+//! any knowledge of what a command means.
+
+use std::{collections::HashMap, fmt};
+
+use futures::{StreamExt, future};
+use ids::EventId;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+};
+use uuid::Uuid;
+
+use crate::{
+    Expected, Fold, Log, Metadata, NewEvent, Recorded,
+    log::{AppendError, LogError, Subscription},
+};
+
+/// How a domain meets the log. `S` is the state, `C` its commands, `E` the events that it decides
+/// and owns, `R` its refusals. `S::Event` may be wider than `E`: it also holds the few facts of other
+/// services that the state folds.
+#[derive(Debug)]
+pub struct Rules<S: Fold, C, E, R> {
+    /// Streams that this service alone writes, by prefix.
+    pub owns: &'static [&'static str],
+    /// Streams of other services that the state folds, by prefix.
+    pub follows: &'static [&'static str],
+    pub decide: fn(&S, C) -> Result<Vec<E>, R>,
+    /// The stream that an event belongs to.
+    pub stream: fn(&E) -> String,
+    pub encode: fn(&E) -> Encoded,
+    /// `None`: an event that this state does not need.
+    pub decode: fn(&Recorded) -> Result<Option<S::Event>, DecodeError>,
+}
+
+/// The stored form of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    pub event_type: &'static str,
+    /// From 1.
+    pub version: u32,
+    pub data: Vec<u8>,
+}
+
+/// The log holds something that this program cannot read: written by a newer one, or damaged.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "decode event {position} ({event_type} in `{stream}`): {why}; if a newer version wrote this log, start that version"
+)]
+pub struct DecodeError {
+    pub position: u64,
+    pub stream: String,
+    pub event_type: String,
+    pub why: String,
+}
+
+impl DecodeError {
+    #[must_use]
+    pub fn new(recorded: &Recorded, why: impl fmt::Display) -> Self {
+        Self {
+            position: recorded.position,
+            stream: recorded.stream.clone(),
+            event_type: recorded.event.event_type.clone(),
+            why: why.to_string(),
+        }
+    }
+}
+
+/// Who asks, for the audit trail; stored beside every event that follows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// `user:<name>`, `worker:<id>` or `service:<name>`.
+    pub actor: String,
+    /// Address and port.
+    pub address: String,
+    /// Serial number of the certificate, in hex.
+    pub certificate: String,
+}
+
+impl Origin {
+    /// What a service does by itself.
+    #[must_use]
+    pub fn service(name: &str) -> Self {
+        Self { actor: format!("service:{name}"), ..Self::default() }
+    }
+}
+
+impl From<Option<proto::common::v1::Caller>> for Origin {
+    fn from(caller: Option<proto::common::v1::Caller>) -> Self {
+        let caller = caller.unwrap_or_default();
+        Self { actor: caller.name, address: caller.address, certificate: caller.certificate }
+    }
+}
+
+/// The service has stopped; what was asked may or may not have been done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this service has stopped")]
+pub struct Stopped;
+
+/// Why the task ended.
+#[derive(Debug, thiserror::Error)]
+pub enum OwnerError {
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+}
+
+/// A handle to the task; cheap to clone. The task ends when the last handle is gone.
+pub struct Owner<S: Fold, C, E, R> {
+    inbox: mpsc::Sender<Input<S, C, E, R>>,
+    changes: watch::Receiver<u64>,
+}
+
+enum Input<S: Fold, C, E, R> {
+    Command { command: C, origin: Origin, reply: Reply<E, R> },
+    Read(Read<S>),
+}
+
+/// How many inputs wait at most before a caller waits too.
+const INBOX: usize = 1_024;
+
+impl<S, C, E, R> Owner<S, C, E, R>
+where
+    S: Fold + Send + 'static,
+    S::Event: From<E> + Send,
+    C: Send + 'static,
+    E: Clone + Send + Sync + 'static,
+    R: Send + 'static,
+{
+    /// Replays the log and starts the task.
+    pub async fn start(
+        log: Log,
+        rules: Rules<S, C, E, R>,
+    ) -> Result<(Self, JoinHandle<Result<(), OwnerError>>), OwnerError> {
+        let mut state = S::default();
+        let mut revisions = HashMap::new();
+        let wanted = [rules.owns, rules.follows].concat();
+        let end = log.next_position().await?;
+        let mut stored = log.read_all(0, &wanted);
+        while let Some(recorded) = stored.next().await {
+            let recorded = recorded?;
+            if recorded.position >= end {
+                break;
+            }
+            if let Some(event) = (rules.decode)(&recorded)? {
+                state.evolve(&event);
+            }
+            if is_in(&recorded.stream, rules.owns) {
+                revisions.insert(recorded.stream, recorded.revision);
+            }
+        }
+        let (inbox, receiver) = mpsc::channel(INBOX);
+        let (bump, changes) = watch::channel(0);
+        let foreign = match rules.follows {
+            [] => futures::stream::pending().boxed(),
+            follows => log.subscribe(end, follows),
+        };
+        let task = Task { log, rules, state, revisions, receiver, foreign, bump };
+        Ok((Self { inbox, changes }, tokio::spawn(task.run())))
+    }
+
+    /// The events that followed from the command, once they are durable. Empty: it was already so.
+    pub async fn ask(&self, command: C, origin: Origin) -> Result<Result<Vec<E>, R>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.inbox.send(Input::Command { command, origin, reply }).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// Looks at the state. Sees everything that was answered before the call, and nothing that is
+    /// not durable. Keep it short: the task waits for it.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&S) -> T + Send + 'static,
+    ) -> Result<T, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        let read = Box::new(move |state: &S| {
+            // The reader may have gone away.
+            reply.send(look(state)).ok();
+        });
+        self.inbox.send(Input::Read(read)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// Changes value after every change of the state.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.clone()
+    }
+}
+
+impl<S: Fold, C, E, R> Clone for Owner<S, C, E, R> {
+    fn clone(&self) -> Self {
+        Self { inbox: self.inbox.clone(), changes: self.changes.clone() }
+    }
+}
+
+impl<S: Fold, C, E, R> fmt::Debug for Owner<S, C, E, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Owner")
+    }
+}
+
+struct Task<S: Fold, C, E, R> {
+    log: Log,
+    rules: Rules<S, C, E, R>,
+    state: S,
+    /// Last revision of each stream that this task writes.
+    revisions: HashMap<String, u64>,
+    receiver: mpsc::Receiver<Input<S, C, E, R>>,
+    foreign: Subscription,
+    bump: watch::Sender<u64>,
+}
+
+/// What one batch will answer once it is durable.
+struct Batch<S: Fold, E, R> {
+    appends: Vec<(String, Vec<NewEvent>)>,
+    answers: Vec<(Reply<E, R>, Result<Vec<E>, R>)>,
+    reads: Vec<Read<S>>,
+}
+
+type Reply<E, R> = oneshot::Sender<Result<Vec<E>, R>>;
+type Read<S> = Box<dyn FnOnce(&S) + Send>;
+
+impl<S, C, E, R> Task<S, C, E, R>
+where
+    S: Fold,
+    S::Event: From<E>,
+    E: Clone,
+{
+    async fn run(mut self) -> Result<(), OwnerError> {
+        let mut inputs = Vec::new();
+        loop {
+            tokio::select! {
+                taken = self.receiver.recv_many(&mut inputs, INBOX) => {
+                    if taken == 0 {
+                        return Ok(());
+                    }
+                    self.handle(inputs.drain(..)).await?;
+                }
+                noticed = self.foreign.next() => match noticed {
+                    Some(recorded) => self.notice(&recorded?)?,
+                    None => return Err(LogError::Stopped("the subscription ended".into()).into()),
+                },
+            }
+        }
+    }
+
+    fn notice(&mut self, recorded: &Recorded) -> Result<(), OwnerError> {
+        if let Some(event) = (self.rules.decode)(recorded)? {
+            self.state.evolve(&event);
+            self.bump.send_modify(|count| *count += 1);
+        }
+        Ok(())
+    }
+
+    async fn handle(
+        &mut self,
+        inputs: impl Iterator<Item = Input<S, C, E, R>>,
+    ) -> Result<(), OwnerError> {
+        let mut batch = Batch { appends: vec![], answers: vec![], reads: vec![] };
+        for input in inputs {
+            match input {
+                Input::Command { command, origin, reply } => {
+                    let answer = (self.rules.decide)(&self.state, command);
+                    for event in answer.iter().flatten() {
+                        self.stage(event, &origin, &mut batch.appends);
+                        self.state.evolve(&event.clone().into());
+                    }
+                    batch.answers.push((reply, answer));
+                }
+                Input::Read(read) => batch.reads.push(read),
+            }
+        }
+        let changed = !batch.appends.is_empty();
+        self.append(batch.appends).await?;
+        if changed {
+            self.bump.send_modify(|count| *count += 1);
+        }
+        for (reply, answer) in batch.answers {
+            // The caller may have gone away.
+            reply.send(answer).ok();
+        }
+        for read in batch.reads {
+            read(&self.state);
+        }
+        Ok(())
+    }
+
+    /// Events of one stream go together, in order.
+    fn stage(&self, event: &E, origin: &Origin, appends: &mut Vec<(String, Vec<NewEvent>)>) {
+        let stream = (self.rules.stream)(event);
+        let encoded = (self.rules.encode)(event);
+        #[expect(clippy::disallowed_methods, reason = "the edge where events get their ids")]
+        let id = EventId::from_uuid(Uuid::now_v7());
+        let new = NewEvent {
+            id,
+            event_type: encoded.event_type.into(),
+            data: encoded.data.into(),
+            metadata: Metadata {
+                version: encoded.version,
+                actor: origin.actor.clone(),
+                address: origin.address.clone(),
+                certificate: origin.certificate.clone(),
+                correlation_id: stream.clone(),
+                ..Metadata::default()
+            },
+        };
+        match appends.iter_mut().find(|(name, _)| *name == stream) {
+            Some((_, events)) => events.push(new),
+            None => appends.push((stream, vec![new])),
+        }
+    }
+
+    /// Streams are independent of each other, so their appends share one wait for the disk.
+    async fn append(&mut self, appends: Vec<(String, Vec<NewEvent>)>) -> Result<(), OwnerError> {
+        let mut waiting = Vec::new();
+        for (stream, events) in appends {
+            let expected = self.revisions.get(&stream).copied();
+            let after = expected.map_or(0, |revision| revision + 1) + events.len() as u64 - 1;
+            let expected = expected.map_or(Expected::None, Expected::Revision);
+            waiting.push(self.log.append(stream.clone(), expected, events));
+            self.revisions.insert(stream, after);
+        }
+        future::try_join_all(waiting).await?;
+        Ok(())
+    }
+}
+
+fn is_in(stream: &str, prefixes: &[&str]) -> bool {
+    prefixes.iter().any(|prefix| stream.starts_with(prefix))
+}

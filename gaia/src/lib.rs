@@ -1,0 +1,1 @@
+//! The one binary: server, agent, dev, demo and the client commands.

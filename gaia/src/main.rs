@@ -1,0 +1,3 @@
+//! The one binary: server, agent, dev, demo and the client commands.
+
+fn main() {}

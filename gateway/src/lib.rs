@@ -1,0 +1,1 @@
+//! The public door: REST, Worker API, bulk transfers. Holds no state.

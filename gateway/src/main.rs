@@ -1,0 +1,3 @@
+//! The public door: REST, Worker API, bulk transfers. Holds no state.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Users, logins and the vault.
+
+fn main() {}

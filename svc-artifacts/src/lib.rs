@@ -1,0 +1,1 @@
+//! Stores and streams blobs by sha256.

@@ -1,0 +1,3 @@
+//! Stores and streams blobs by sha256.
+
+fn main() {}

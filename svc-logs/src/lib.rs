@@ -1,0 +1,1 @@
+//! Stores run logs by offset, and follows them live.

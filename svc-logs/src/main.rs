@@ -1,0 +1,3 @@
+//! Stores run logs by offset, and follows them live.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Creates pipelines from git, has them built, knows their versions and jobs.

@@ -1,0 +1,3 @@
+//! Creates pipelines from git, has them built, knows their versions and jobs.
+
+fn main() {}

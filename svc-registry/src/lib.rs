@@ -1,0 +1,1 @@
+//! Registers workers, gives them certificates, knows which are alive.

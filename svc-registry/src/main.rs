@@ -1,0 +1,3 @@
+//! Registers workers, gives them certificates, knows which are alive.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Queues runs, leases them to workers, and knows how each ended.

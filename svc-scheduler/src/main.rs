@@ -1,0 +1,3 @@
+//! Queues runs, leases them to workers, and knows how each ended.
+
+fn main() {}

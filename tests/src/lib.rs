@@ -1,0 +1,1 @@
+//! The cluster harness, and the system stories.
