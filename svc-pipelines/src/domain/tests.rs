@@ -69,10 +69,7 @@ fn a_good_build_is_the_next_version() {
     let ended = ended(8, Outcome::Built(build(&[(1, &[])])));
     let mut given = built_once();
     given.extend([requested(1, 8).into(), submitted(8, 1), ended]);
-    let build = build(&[(1, &[])]);
-    let built =
-        Event::PipelineBuilt { pipeline: PipelineId(1), run: run(8), version: 2, build, at: AT };
-    check(&given, conclude(8), Ok(vec![built]));
+    check(&given, conclude(8), Ok(vec![built(8, 2)]));
 }
 
 #[test]
@@ -98,7 +95,7 @@ fn a_build_that_goes_on_has_no_conclusion() {
 
 #[test]
 fn jobs_that_cannot_run_fail_the_build_and_are_named() {
-    let cases: [(&[(u32, &[u32])], &str); 5] = [
+    let cases: [(Jobs<'_>, &str); 5] = [
         (&[], "the pipeline declares no jobs: add at least one"),
         (
             &[(1, &[]), (1, &[])],
@@ -541,13 +538,18 @@ fn ended(run_number: u128, outcome: Outcome) -> Fact {
 
 /// Version 1 of a pipeline.
 fn built_once() -> Vec<Fact> {
-    let build = build(&[(1, &[])]);
-    let built =
-        Event::PipelineBuilt { pipeline: PipelineId(1), run: run(7), version: 1, build, at: AT };
-    vec![created(1, "hello").into(), requested(1, 7).into(), built.into()]
+    vec![created(1, "hello").into(), requested(1, 7).into(), built(7, 1).into()]
 }
 
-fn build(jobs: &[(u32, &[u32])]) -> Build {
+fn built(run_number: u128, version: u32) -> Event {
+    let build = build(&[(1, &[])]);
+    Event::PipelineBuilt { pipeline: PipelineId(1), run: run(run_number), version, build, at: AT }
+}
+
+/// Ids, and what each depends on.
+type Jobs<'a> = &'a [(u32, &'a [u32])];
+
+fn build(jobs: Jobs<'_>) -> Build {
     let job = |&(id, depends_on): &(u32, &[u32])| JobSpec {
         id,
         title: format!("job {id}"),
