@@ -172,7 +172,14 @@ impl EventLog for Vehicle {
         Ok(Response::new(match request.stream.as_str() {
             "count" => some.boxed(),
             "fail" => some.chain(stream::iter([Err(Status::data_loss("midway"))])).boxed(),
-            "panic" => some.chain(stream::once(async { panic!("on purpose") })).boxed(),
+            "panic" => {
+                // tonic sends what is ready in one piece; so the panic must come later.
+                let panic = async {
+                    tokio::task::yield_now().await;
+                    panic!("on purpose")
+                };
+                some.chain(stream::once(panic)).boxed()
+            }
             "idle" => some.chain(stream::pending()).map(keeping(notice)).boxed(),
             "flow" => {
                 let data = Bytes::from(vec![1; 16 << 10]);
