@@ -1,1 +1,67 @@
-//! The public door: REST, Worker API, bulk transfers. Holds no state.
+//! The public door: Worker API, bulk transfers, REST. Holds no state.
+//!
+//! In reading order: [`Config`], [`Deps`] (the services behind the door), `peer` (who is calling),
+//! `error` (how a refusal reads), then the three doors: `worker_api` (Gaia's gRPC protocol, with
+//! `attachment`, `orders` and `reports`), `bulk` (binaries and logs as plain HTTP bodies), and `rest`.
+//!
+//! Invariants:
+//! - Nothing is remembered between two requests: a restarted gateway is the same gateway.
+//! - Identity comes from the connection's certificate or a verified token, never from another header.
+//! - A worker reads and writes only what its own leases cover; the scheduler decides which these are.
+
+mod attachment;
+mod bulk;
+mod config;
+mod error;
+mod gate;
+mod limits;
+mod orders;
+mod peer;
+mod reports;
+mod rest;
+mod upload;
+mod worker_api;
+
+use axum::{
+    Router,
+    extract::Request,
+    http::{Method, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use proto::worker::worker_server::WorkerServer;
+
+pub use config::Config;
+pub use gate::Deps;
+
+use crate::{error::ApiError, gate::Gate, worker_api::WorkerApi};
+
+/// Everything that the outside may call; for `transport::Server`, which puts the connection's
+/// identity into every request.
+pub fn router(deps: Deps, config: Config) -> Router {
+    let gate = Gate::new(deps, config);
+    let worker = WorkerServer::new(WorkerApi::new(gate.clone()))
+        .max_decoding_message_size(worker_api::MAX_MESSAGE);
+    Router::new()
+        .route_service("/protobuf.Worker/{*method}", worker)
+        .merge(bulk::routes())
+        .merge(rest::routes())
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(unknown_route)
+        .with_state(gate)
+}
+
+async fn unknown_route(request: Request) -> Response {
+    let path = request.uri().path();
+    let grpc = request.headers().get(header::CONTENT_TYPE);
+    if grpc.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+        return tonic::Status::unimplemented(format!("no method `{path}` here"))
+            .into_http::<axum::body::Body>();
+    }
+    let message = format!("no route `{path}`: the API's routes start with /api/v1/");
+    ApiError::new(StatusCode::NOT_FOUND, message).into_response()
+}
+
+async fn method_not_allowed(method: Method, request: Request) -> ApiError {
+    let message = format!("`{}` takes no {method}: use another method", request.uri().path());
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message)
+}

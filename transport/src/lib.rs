@@ -5,7 +5,6 @@ mod call;
 mod channel;
 mod connection;
 mod deadline;
-mod limits;
 mod local;
 mod server;
 

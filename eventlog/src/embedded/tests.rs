@@ -1,1 +1,0 @@
-//! What the contract suite cannot see from outside.

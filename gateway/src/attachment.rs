@@ -1,0 +1,301 @@
+//! A worker's open `GetWork`: an attachment to the registry (its sign of life) and one to the
+//! scheduler (what it must do), joined into one stream of orders.
+//!
+//! If either inner stream ends, so does the call, and the agent comes again: what it was assigned and
+//! has not begun is sent anew.
+
+use std::time::Duration;
+
+use futures::{StreamExt, stream, stream::BoxStream};
+use proto::{
+    access::v1::{ListSecretsRequest, ResolveSecretsRequest},
+    common::v1::Lease,
+    pipelines::v1::GetPipelineRequest,
+    registry::v1::{AttachWorkerRequest as Presence, Worker, WorkerState},
+    scheduler::v1::{
+        Assignment, AttachWorkerRequest, Instruction, ReportRunRequest, ReportedState, Run,
+        RunReport, RunSpec, instruction,
+    },
+    worker::{PipelineRun, WorkerInstance},
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval_at},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+
+use crate::{
+    gate::{Gate, transient},
+    limits,
+    orders::{self, Secrets},
+    peer::WorkerPeer,
+};
+
+pub(crate) type Orders = BoxStream<'static, Result<PipelineRun, Status>>;
+
+/// Orders on their way to one worker; when it reads no further, neither does the gateway.
+const WAITING_ORDERS: usize = 16;
+
+/// How often, and after what pause, the scheduler is asked again for a worker that the registry knows
+/// and it does not yet: it learns of new workers from the log.
+const INTRODUCTIONS: u32 = 50;
+const INTRODUCTION_PAUSE: Duration = Duration::from_millis(20);
+
+/// Gaia's agents stop for good when they read this, so nothing else may say it.
+pub(crate) fn not_registered() -> Status {
+    Status::unknown("worker is not registered")
+}
+
+#[derive(Debug)]
+pub(crate) struct Attachment {
+    gate: Gate,
+    worker: WorkerPeer,
+    instance: WorkerInstance,
+    presence: Streaming<Worker>,
+}
+
+impl Attachment {
+    /// Tells the registry that the worker is here.
+    pub(crate) async fn open(
+        gate: Gate,
+        worker: WorkerPeer,
+        instance: WorkerInstance,
+    ) -> Result<Self, Status> {
+        check(&instance)?;
+        let request = Presence {
+            worker_id: worker.id.to_string(),
+            slots: instance.worker_slots.max(0),
+            tags: instance.tags.clone(),
+            os: instance.os.clone(),
+            arch: instance.arch.clone(),
+            version: instance.version.clone(),
+            caller: Some(worker.caller.clone()),
+        };
+        let attached = gate.registry().attach_worker(request).await.map_err(unknown_worker)?;
+        let mut presence = attached.into_inner();
+        // The first message says that the registry has the worker.
+        match presence.message().await.map_err(unknown_worker)? {
+            Some(state) if state.state() != WorkerState::Deregistered => {}
+            Some(_) => return Err(not_registered()),
+            None => return Err(ended("registry")),
+        }
+        Ok(Self { gate, worker, instance, presence })
+    }
+
+    /// Orders as they are assigned, until the worker goes away or an attachment ends.
+    pub(crate) async fn push(self) -> Result<Orders, Status> {
+        let instructions = self.attach(true).await?;
+        let (orders, receiver) = mpsc::channel(WAITING_ORDERS);
+        tokio::spawn(self.drive(instructions, orders));
+        Ok(ReceiverStream::new(receiver).boxed())
+    }
+
+    /// At most one run: a Gaia agent that cannot do one run of a reply forgets the others.
+    pub(crate) async fn poll(self) -> Result<Orders, Status> {
+        if self.instance.worker_slots <= 0 {
+            return Ok(stream::empty().boxed());
+        }
+        let mut instructions = self.attach(false).await?;
+        while let Some(instruction) = instructions.message().await.map_err(transient)? {
+            if let Some(instruction::Instruction::Start(assignment)) = instruction.instruction
+                && let Some(order) = self.begin(assignment).await?
+            {
+                return Ok(stream::iter([Ok(order)]).boxed());
+            }
+        }
+        Ok(stream::empty().boxed())
+    }
+
+    async fn attach(&self, push: bool) -> Result<Streaming<Instruction>, Status> {
+        let held = self.instance.held.iter().map(|held| Lease {
+            run_id: held.run_id.clone(),
+            attempt: held.attempt,
+            token: held.lease_token.clone(),
+        });
+        let request = AttachWorkerRequest {
+            worker_id: self.worker.id.to_string(),
+            push,
+            free_slots: self.instance.worker_slots,
+            draining: self.instance.draining,
+            held: held.collect(),
+        };
+        for _ in 0..INTRODUCTIONS {
+            match self.gate.scheduler().attach_worker(request.clone()).await {
+                Err(refusal) if refusal.code() == Code::NotFound => {
+                    tokio::time::sleep(INTRODUCTION_PAUSE).await;
+                }
+                answer => return answer.map(tonic::Response::into_inner).map_err(transient),
+            }
+        }
+        Err(Status::unavailable("the scheduler does not know this worker yet: try again"))
+    }
+
+    async fn drive(
+        mut self,
+        mut instructions: Streaming<Instruction>,
+        orders: mpsc::Sender<Result<PipelineRun, Status>>,
+    ) {
+        let end = tokio::select! {
+            end = self.relay(&mut instructions, &orders) => end,
+            () = orders.closed() => return,
+        };
+        tracing::debug!(worker = %self.worker.id, reason = end.message(), "GetWork ends");
+        // If the worker is gone, it has nothing to learn.
+        orders.send(Err(end)).await.ok();
+    }
+
+    /// Passes on until something ends; says what.
+    async fn relay(
+        &mut self,
+        instructions: &mut Streaming<Instruction>,
+        orders: &mpsc::Sender<Result<PipelineRun, Status>>,
+    ) -> Status {
+        let period = self.gate.config().keep_alive();
+        let mut keep_alive = interval_at(Instant::now() + period, period);
+        keep_alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let order = tokio::select! {
+                state = self.presence.message() => match state {
+                    Ok(Some(state)) if state.state() == WorkerState::Deregistered => return not_registered(),
+                    Ok(Some(_)) => continue,
+                    Ok(None) => return ended("registry"),
+                    Err(refusal) => return unknown_worker(refusal),
+                },
+                instruction = instructions.message() => match instruction {
+                    Ok(Some(instruction)) => match self.order(instruction).await {
+                        Ok(Some(order)) => order,
+                        Ok(None) => continue,
+                        Err(fault) => return fault,
+                    },
+                    Ok(None) => return ended("scheduler"),
+                    Err(fault) => return Status::unavailable(fault.message()),
+                },
+                _ = keep_alive.tick() => orders::nothing(),
+            };
+            if orders.send(Ok(order)).await.is_err() {
+                return Status::cancelled("the worker is gone");
+            }
+        }
+    }
+
+    async fn order(&self, instruction: Instruction) -> Result<Option<PipelineRun>, Status> {
+        match instruction.instruction {
+            Some(instruction::Instruction::Start(assignment)) => self.begin(assignment).await,
+            Some(instruction::Instruction::Cancel(lease)) => Ok(Some(orders::cancel(lease))),
+            None => Ok(None),
+        }
+    }
+
+    /// `None`: the run cannot begin, and the scheduler was told why.
+    async fn begin(&self, assignment: Assignment) -> Result<Option<PipelineRun>, Status> {
+        let lease = assignment.lease.unwrap_or_default();
+        let run = assignment.run.unwrap_or_default();
+        let spec = run.spec.clone().unwrap_or_default();
+        let order = if orders::is_build(&spec) {
+            self.begin_build(&lease, &run, &spec).await?
+        } else {
+            self.begin_run(&lease, &run, &spec).await?
+        };
+        match order {
+            Ok(order) => Ok(Some(order)),
+            Err(reason) => self.fail(lease, reason).await.map(|()| None),
+        }
+    }
+
+    async fn begin_run(
+        &self,
+        lease: &Lease,
+        run: &Run,
+        spec: &RunSpec,
+    ) -> Result<Result<PipelineRun, String>, Status> {
+        let secrets = self.secrets(orders::vault_keys(&spec.jobs)).await?;
+        Ok(secrets.map(|secrets| orders::start(lease.clone(), run, spec, &secrets)))
+    }
+
+    async fn begin_build(
+        &self,
+        lease: &Lease,
+        run: &Run,
+        spec: &RunSpec,
+    ) -> Result<Result<PipelineRun, String>, Status> {
+        let pipeline = GetPipelineRequest { id: spec.pipeline_id, name: String::new() };
+        match self.gate.pipelines().get_credentials(pipeline).await {
+            Ok(credentials) => {
+                Ok(Ok(orders::build(lease.clone(), run, spec, credentials.into_inner())))
+            }
+            Err(refusal) if refusal.code() == Code::NotFound => {
+                Ok(Err(format!("pipeline {} does not exist any more", spec.pipeline_id)))
+            }
+            Err(fault) => Err(transient(fault)),
+        }
+    }
+
+    /// The inner error says which key is missing.
+    async fn secrets(&self, keys: Vec<String>) -> Result<Result<Secrets, String>, Status> {
+        if keys.is_empty() {
+            return Ok(Ok(Secrets::new()));
+        }
+        let request = ResolveSecretsRequest { keys: keys.clone() };
+        match self.gate.access().resolve_secrets(request).await {
+            Ok(resolved) => {
+                let secrets = resolved.into_inner().secrets.into_iter();
+                Ok(Ok(secrets.map(|secret| (secret.key, secret.value)).collect()))
+            }
+            Err(refusal) if refusal.code() == Code::NotFound => {
+                let missing = self.missing_keys(keys).await?;
+                Ok(Err(missing.unwrap_or_else(|| refusal.message().to_owned())))
+            }
+            Err(fault) => Err(transient(fault)),
+        }
+    }
+
+    async fn missing_keys(&self, keys: Vec<String>) -> Result<Option<String>, Status> {
+        let known = self.gate.access().list_secrets(ListSecretsRequest {}).await;
+        let known = known.map_err(transient)?.into_inner().secrets;
+        let missing = keys.into_iter().find(|key| known.iter().all(|known| known.key != *key));
+        Ok(missing.map(|key| missing_key(&key)))
+    }
+
+    /// The run cannot be done by anybody.
+    async fn fail(&self, lease: Lease, reason: String) -> Result<(), Status> {
+        let report =
+            RunReport { state: ReportedState::Failed.into(), reason, ..RunReport::default() };
+        let request = ReportRunRequest {
+            worker_id: self.worker.id.to_string(),
+            lease: Some(lease),
+            report: Some(report),
+            caller: Some(self.worker.caller.clone()),
+        };
+        match self.gate.scheduler().report_run(request).await {
+            Ok(_) => Ok(()),
+            // The lease ended meanwhile, and with it the reason to tell.
+            Err(refusal) if refusal.code() == Code::FailedPrecondition => Ok(()),
+            Err(fault) => Err(transient(fault)),
+        }
+    }
+}
+
+pub(crate) fn missing_key(key: &str) -> String {
+    format!("vault key `{key}` does not exist: create it with `gaia secret set {key}`")
+}
+
+fn ended(service: &str) -> Status {
+    Status::unavailable(format!("the connection to the {service} ended: connect again"))
+}
+
+/// What the registry's refusal of an attachment means to the worker.
+fn unknown_worker(refusal: Status) -> Status {
+    match refusal.code() {
+        Code::NotFound => not_registered(),
+        _ => transient(refusal),
+    }
+}
+
+fn check(instance: &WorkerInstance) -> Result<(), Status> {
+    let names = [&instance.os, &instance.arch, &instance.version];
+    let checked = limits::tags(&instance.tags).and_then(|()| {
+        names.iter().try_for_each(|name| limits::text("os, arch, version", name, limits::NAME))
+    });
+    checked.map_err(|refusal| Status::invalid_argument(refusal.message()))
+}

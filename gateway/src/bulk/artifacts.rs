@@ -1,0 +1,153 @@
+//! Binaries by digest: read under a lease of a run of that binary, written under a lease of a build.
+
+use axum::{
+    Json,
+    body::{Body, Bytes},
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use futures::{StreamExt, TryStreamExt};
+use ids::Digest;
+use proto::{
+    artifacts::v1::{Artifact, GetArtifactRequest, PutArtifactRequest, StatArtifactRequest},
+    scheduler::v1::Run,
+};
+use serde_json::json;
+use tonic::{Code, Status};
+
+use super::{lease_of, leased_run, range, stale};
+use crate::{error::ApiError, gate::Gate, orders, peer::WorkerPeer, rest::Params, upload};
+
+pub(crate) async fn read(
+    State(gate): State<Gate>,
+    worker: WorkerPeer,
+    params: Params,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let artifact = readable(&gate, &worker, &params, &headers).await?;
+    let size = artifact.size;
+    let wanted = headers.get(header::RANGE).and_then(|range| range.to_str().ok());
+    let (status, offset, length) = match range::wanted(wanted, size) {
+        range::Wanted::All => (StatusCode::OK, 0, size),
+        range::Wanted::Part { offset, length } => (StatusCode::PARTIAL_CONTENT, offset, length),
+        range::Wanted::Nothing => return Ok(out_of_range(size)),
+    };
+    // A length of 0 means "to the end" to the service.
+    let body = match length {
+        0 => Body::empty(),
+        length => {
+            let request = GetArtifactRequest { digest: artifact.digest.clone(), offset, length };
+            let pieces = gate.artifacts().get_artifact(request).await?.into_inner();
+            Body::from_stream(pieces.map_ok(|piece| piece.data))
+        }
+    };
+    let mut response = (status, describe(&artifact)?, body).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, length.into());
+    if status == StatusCode::PARTIAL_CONTENT {
+        let range = format!("bytes {offset}-{}/{size}", offset + length - 1);
+        headers.insert(header::CONTENT_RANGE, range.parse().expect("digits are a header's value"));
+    }
+    Ok(response)
+}
+
+pub(crate) async fn stat(
+    State(gate): State<Gate>,
+    worker: WorkerPeer,
+    params: Params,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let artifact = readable(&gate, &worker, &params, &headers).await?;
+    let mut response = (describe(&artifact)?, Body::empty()).into_response();
+    response.headers_mut().insert(header::CONTENT_LENGTH, artifact.size.into());
+    Ok(response)
+}
+
+pub(crate) async fn write(
+    State(gate): State<Gate>,
+    worker: WorkerPeer,
+    params: Params,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let digest: Digest = params.get("digest")?;
+    let run = leased_run(&gate, worker.id, lease_of(&headers)?).await?;
+    if !run.spec.as_ref().is_some_and(orders::is_build) {
+        return Err(ApiError::forbidden(format!(
+            "run {} is not a build: only a build stores a binary",
+            run.run_id
+        )));
+    }
+    let mut first = Some(worker.caller);
+    let parts = body.into_data_stream().map(move |data| {
+        let data =
+            data.map_err(|fault| Status::aborted(format!("the upload broke off: {fault}")))?;
+        Ok(part(digest, data, first.take()))
+    });
+    let upload = upload::upload(parts);
+    let mut artifacts = gate.artifacts();
+    // An empty body has no part that could name the digest.
+    let parts = futures::stream::iter([part(digest, Bytes::new(), None)]).chain(upload.parts);
+    let stored = upload::outcome(artifacts.put_artifact(parts), upload.fault).await?.into_inner();
+    let answer = json!({ "sha256": digest.to_string(), "size": stored.size });
+    Ok((StatusCode::CREATED, Json(answer)).into_response())
+}
+
+fn part(
+    digest: Digest,
+    data: Bytes,
+    caller: Option<proto::common::v1::Caller>,
+) -> PutArtifactRequest {
+    PutArtifactRequest { digest: digest.as_bytes().to_vec().into(), data, caller }
+}
+
+/// The blob, if the worker's run is of it.
+async fn readable(
+    gate: &Gate,
+    worker: &WorkerPeer,
+    params: &Params,
+    headers: &HeaderMap,
+) -> Result<Artifact, ApiError> {
+    let digest: Digest = params.get("digest")?;
+    let run = leased_run(gate, worker.id, lease_of(headers)?).await?;
+    if !is_of(&run, digest) {
+        return Err(stale(Status::permission_denied(format!(
+            "run {} is not of binary {digest}: a worker gets only the binaries of its runs",
+            run.run_id
+        ))));
+    }
+    let request = StatArtifactRequest { digest: digest.as_bytes().to_vec().into() };
+    match gate.artifacts().stat_artifact(request).await {
+        Ok(artifact) => Ok(artifact.into_inner()),
+        Err(refusal) if refusal.code() == Code::NotFound => Err(ApiError::new(
+            StatusCode::NOT_FOUND,
+            format!("binary {digest} is not stored: build the pipeline again"),
+        )),
+        Err(fault) => Err(fault.into()),
+    }
+}
+
+fn is_of(run: &Run, digest: Digest) -> bool {
+    run.spec.as_ref().is_some_and(|spec| spec.artifact[..] == digest.as_bytes()[..])
+}
+
+type Description = [(header::HeaderName, String); 3];
+
+fn describe(artifact: &Artifact) -> Result<Description, ApiError> {
+    let digest = Digest::try_from(&artifact.digest[..])
+        .map_err(|error| Status::internal(error.to_string()))?;
+    Ok([
+        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (header::ACCEPT_RANGES, "bytes".to_owned()),
+        (header::ETAG, format!("\"{digest}\"")),
+    ])
+}
+
+fn out_of_range(size: u64) -> Response {
+    let message = format!("the range is beyond the end: the binary has {size} bytes");
+    let mut response = ApiError::new(StatusCode::RANGE_NOT_SATISFIABLE, message).into_response();
+    let range = format!("bytes */{size}").parse().expect("digits are a header's value");
+    response.headers_mut().insert(header::CONTENT_RANGE, range);
+    response
+}

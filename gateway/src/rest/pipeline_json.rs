@@ -1,0 +1,155 @@
+//! A pipeline as JSON: Gaia's fields, and what is ours.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use ids::Digest;
+use proto::{
+    common::v1::{ArgumentSpec, Build, JobSpec},
+    pipelines::v1::{BuildState, Pipeline},
+};
+use serde::Serialize;
+
+use super::time::rfc3339;
+
+#[derive(Debug, Serialize)]
+pub(super) struct PipelineJson {
+    id: u64,
+    name: String,
+    repo: RepoJson,
+    r#type: String,
+    /// Base64, as Gaia writes it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    sha256sum: String,
+    jobs: Vec<JobJson>,
+    created: String,
+    tags: Vec<String>,
+    docker: bool,
+    notvalid: bool,
+    created_at: u64,
+    created_by: String,
+    /// The only worker that may run it; empty: any.
+    worker: String,
+    build: BuildJson,
+}
+
+/// Never with what gives access to it.
+#[derive(Debug, Serialize)]
+struct RepoJson {
+    url: String,
+    selectedbranch: String,
+}
+
+#[derive(Debug, Serialize)]
+struct BuildJson {
+    /// Of the newest build: "building", "built" or "failed".
+    state: &'static str,
+    run: String,
+    error: String,
+    /// Count of the builds that succeeded; 0: there is nothing to run yet.
+    version: u32,
+    #[serde(flatten)]
+    result: Option<ResultJson>,
+    built_at: u64,
+}
+
+/// What a build produced.
+#[derive(Debug, Serialize)]
+pub(super) struct ResultJson {
+    /// Hex.
+    sha256: String,
+    size: u64,
+    commit: String,
+}
+
+/// Gaia's job.
+#[derive(Debug, Serialize)]
+pub(super) struct JobJson {
+    pub(super) id: u32,
+    pub(super) title: String,
+    pub(super) desc: String,
+    pub(super) dependson: Vec<NamedJob>,
+    pub(super) args: Vec<ArgumentJson>,
+}
+
+/// A job that another one waits for.
+#[derive(Debug, Serialize)]
+pub(super) struct NamedJob {
+    id: u32,
+    title: String,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ArgumentJson {
+    desc: String,
+    r#type: String,
+    key: String,
+    value: String,
+}
+
+impl From<Build> for ResultJson {
+    fn from(build: Build) -> Self {
+        let sha256 = Digest::try_from(&build.digest[..]).map(|digest| digest.to_string());
+        Self { sha256: sha256.unwrap_or_default(), size: build.size, commit: build.commit }
+    }
+}
+
+impl From<Pipeline> for PipelineJson {
+    fn from(pipeline: Pipeline) -> Self {
+        let build = pipeline.build.as_ref();
+        let jobs = build.map(|build| jobs(&build.jobs, |argument| argument.default_value.clone()));
+        Self {
+            sha256sum: build.map(|b| BASE64_STANDARD.encode(&b.digest)).unwrap_or_default(),
+            jobs: jobs.unwrap_or_default(),
+            docker: false,
+            notvalid: pipeline.version == 0,
+            created: rfc3339(pipeline.created_at),
+            repo: RepoJson { url: pipeline.url, selectedbranch: pipeline.branch },
+            build: BuildJson {
+                state: state(pipeline.build_state),
+                run: pipeline.build_run_id,
+                error: pipeline.build_error,
+                version: pipeline.version,
+                result: pipeline.build.map(ResultJson::from),
+                built_at: pipeline.built_at,
+            },
+            id: pipeline.id,
+            name: pipeline.name,
+            r#type: pipeline.r#type,
+            tags: pipeline.tags,
+            created_at: pipeline.created_at,
+            created_by: pipeline.created_by,
+            worker: pipeline.pinned_worker,
+        }
+    }
+}
+
+fn state(state: i32) -> &'static str {
+    match BuildState::try_from(state) {
+        Ok(BuildState::Built) => "built",
+        Ok(BuildState::Failed) => "failed",
+        _ => "building",
+    }
+}
+
+pub(super) fn build_state(pipeline: &Pipeline) -> &'static str {
+    state(pipeline.build_state)
+}
+
+/// The jobs with the values that `value` says.
+pub(super) fn jobs(jobs: &[JobSpec], value: impl Fn(&ArgumentSpec) -> String) -> Vec<JobJson> {
+    let title = |id: u32| jobs.iter().find(|job| job.id == id).map(|job| job.title.clone());
+    let named = |id: &u32| NamedJob { id: *id, title: title(*id).unwrap_or_default() };
+    let argument = |argument: &ArgumentSpec| ArgumentJson {
+        desc: argument.description.clone(),
+        r#type: argument.r#type.clone(),
+        key: argument.key.clone(),
+        value: value(argument),
+    };
+    let job = |job: &JobSpec| JobJson {
+        id: job.id,
+        title: job.title.clone(),
+        desc: job.description.clone(),
+        dependson: job.depends_on.iter().map(named).collect(),
+        args: job.arguments.iter().map(argument).collect(),
+    };
+    jobs.iter().map(job).collect()
+}

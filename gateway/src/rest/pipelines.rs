@@ -1,0 +1,412 @@
+//! Pipelines: creating, building and starting them.
+
+use axum::{Json, extract::State, http::StatusCode};
+use ids::{PipelineId, RunId};
+use proto::{
+    access::v1::ListSecretsRequest,
+    common::v1::{ArgumentValue, Build, Caller, JobSpec},
+    pipelines::v1::{
+        BuildPipelineRequest, BuildState, CreatePipelineRequest, Credentials, GetPipelineRequest,
+        ListPipelinesRequest, Pipeline,
+    },
+    scheduler::v1::{RunKind, RunSpec, SubmitRunRequest},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tonic::Code;
+
+use super::{
+    Params, Payload, Query, User,
+    pipeline_json::{PipelineJson, build_state},
+    run_json::RunJson,
+    runs,
+    time::rfc3339,
+};
+use crate::{attachment::missing_key, error::ApiError, gate::Gate, limits, orders};
+
+/// Gaia's request, or its fields laid flat.
+#[derive(Debug, Deserialize)]
+struct Creation {
+    pipeline: Option<Wish>,
+    #[serde(flatten)]
+    flat: Wish,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Wish {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    r#type: String,
+    #[serde(default)]
+    tags: Vec<String>,
+    /// Id or name of the only worker that may run it.
+    #[serde(default, alias = "pinned_worker")]
+    worker: String,
+    repo: Option<Repo>,
+    #[serde(flatten)]
+    flat: Repo,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Repo {
+    #[serde(default)]
+    url: String,
+    #[serde(default, alias = "branch")]
+    selectedbranch: String,
+    #[serde(default, alias = "username")]
+    user: String,
+    #[serde(default)]
+    password: String,
+    #[serde(default, alias = "private_key")]
+    privatekey: Option<PrivateKey>,
+}
+
+/// Gaia's object, or the key alone.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum PrivateKey {
+    Text(String),
+    Whole {
+        #[serde(default)]
+        key: String,
+        #[serde(default)]
+        username: String,
+        #[serde(default)]
+        password: String,
+    },
+}
+
+impl Repo {
+    /// A key goes before a password, unless it is empty.
+    fn credentials(self) -> Credentials {
+        match self.privatekey {
+            Some(PrivateKey::Text(private_key)) if !private_key.is_empty() => {
+                Credentials { username: self.user, password: self.password, private_key }
+            }
+            Some(PrivateKey::Whole { key, username, password }) if !key.is_empty() => {
+                Credentials { username, password, private_key: key }
+            }
+            _ => Credentials {
+                username: self.user,
+                password: self.password,
+                private_key: String::new(),
+            },
+        }
+    }
+}
+
+impl Creation {
+    fn request(self, caller: Caller) -> Result<CreatePipelineRequest, ApiError> {
+        let wish = self.pipeline.unwrap_or(self.flat);
+        let mut repo = wish.repo.unwrap_or(wish.flat);
+        let (url, branch) =
+            (std::mem::take(&mut repo.url), std::mem::take(&mut repo.selectedbranch));
+        let credentials = repo.credentials();
+        limits::text("name", &wish.name, limits::NAME)?;
+        limits::text("type", &wish.r#type, limits::NAME)?;
+        limits::text("worker", &wish.worker, limits::NAME)?;
+        limits::text("url", &url, limits::URL)?;
+        limits::text("selectedbranch", &branch, limits::NAME)?;
+        limits::text("user", &credentials.username, limits::NAME)?;
+        limits::text("password", &credentials.password, limits::PASSWORD)?;
+        limits::text("privatekey", &credentials.private_key, limits::PRIVATE_KEY)?;
+        limits::tags(&wish.tags)?;
+        Ok(CreatePipelineRequest {
+            name: wish.name,
+            r#type: wish.r#type,
+            url,
+            branch,
+            tags: wish.tags,
+            credentials: Some(credentials),
+            caller: Some(caller),
+            pinned_worker: wish.worker,
+        })
+    }
+}
+
+pub(super) async fn create(
+    State(gate): State<Gate>,
+    user: User,
+    payload: Payload,
+) -> Result<Json<PipelineJson>, ApiError> {
+    let creation: Creation = payload.json()?;
+    let request = creation.request(user.caller)?;
+    Ok(Json(gate.pipelines().create_pipeline(request).await?.into_inner().into()))
+}
+
+async fn all(gate: &Gate) -> Result<Vec<Pipeline>, ApiError> {
+    Ok(gate.pipelines().list_pipelines(ListPipelinesRequest {}).await?.into_inner().pipelines)
+}
+
+pub(super) async fn list(
+    State(gate): State<Gate>,
+    _: User,
+) -> Result<Json<Vec<PipelineJson>>, ApiError> {
+    Ok(Json(all(&gate).await?.into_iter().map(PipelineJson::from).collect()))
+}
+
+/// How the creation of each pipeline goes, as Gaia shows it.
+pub(super) async fn list_created(
+    State(gate): State<Gate>,
+    _: User,
+) -> Result<Json<Value>, ApiError> {
+    let shown = all(&gate).await?.into_iter().map(|pipeline| {
+        let (status, statustype) = match pipeline.build_state() {
+            BuildState::Built => (100, "success"),
+            BuildState::Failed => (100, "failed"),
+            _ => (50, "running"),
+        };
+        json!({
+            "id": pipeline.build_run_id,
+            "status": status,
+            "statustype": statustype,
+            "output": pipeline.build_error,
+            "created": rfc3339(pipeline.created_at),
+            "pipeline": PipelineJson::from(pipeline),
+        })
+    });
+    Ok(Json(shown.collect()))
+}
+
+pub(super) async fn list_with_latest_run(
+    State(gate): State<Gate>,
+    _: User,
+) -> Result<Json<Value>, ApiError> {
+    let mut shown = vec![];
+    for pipeline in all(&gate).await? {
+        let run = runs::latest(&gate, pipeline.id).await?;
+        shown.push(json!({ "p": PipelineJson::from(pipeline), "r": run }));
+    }
+    Ok(Json(shown.into()))
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Name {
+    #[serde(default)]
+    name: String,
+}
+
+/// Whether a pipeline could have this name.
+pub(super) async fn check_name(
+    State(gate): State<Gate>,
+    _: User,
+    Query(Name { name }): Query<Name>,
+) -> Result<Json<Value>, ApiError> {
+    let fits = |letter: char| letter.is_alphanumeric() || matches!(letter, ' ' | '-' | '_');
+    if !(1..=50).contains(&name.chars().count()) || !name.chars().all(fits) {
+        return Err(ApiError::bad_request(
+            "a pipeline's name has 1 to 50 letters, digits, spaces, `-` or `_`: choose another",
+        ));
+    }
+    match gate.pipelines().get_pipeline(GetPipelineRequest { id: 0, name: name.clone() }).await {
+        Ok(_) => Err(ApiError::bad_request(format!(
+            "a pipeline with the name `{name}` exists: choose another"
+        ))),
+        Err(refusal) if refusal.code() == Code::NotFound => Ok(Json(Value::Null)),
+        Err(fault) => Err(fault.into()),
+    }
+}
+
+async fn pipeline(gate: &Gate, params: &Params) -> Result<Pipeline, ApiError> {
+    let id: PipelineId = params.get("pipelineid")?;
+    let request = GetPipelineRequest { id: id.0, name: String::new() };
+    Ok(gate.pipelines().get_pipeline(request).await?.into_inner())
+}
+
+pub(super) async fn show(
+    State(gate): State<Gate>,
+    _: User,
+    params: Params,
+) -> Result<Json<PipelineJson>, ApiError> {
+    Ok(Json(pipeline(&gate, &params).await?.into()))
+}
+
+fn change(user: User, params: &Params) -> Result<BuildPipelineRequest, ApiError> {
+    let id: PipelineId = params.get("pipelineid")?;
+    Ok(BuildPipelineRequest { id: id.0, caller: Some(user.caller) })
+}
+
+pub(super) async fn remove(
+    State(gate): State<Gate>,
+    user: User,
+    params: Params,
+) -> Result<&'static str, ApiError> {
+    gate.pipelines().delete_pipeline(change(user, &params)?).await?;
+    Ok("Pipeline has been deleted")
+}
+
+pub(super) async fn pull(
+    State(gate): State<Gate>,
+    user: User,
+    params: Params,
+) -> Result<Json<PipelineJson>, ApiError> {
+    Ok(Json(gate.pipelines().build_pipeline(change(user, &params)?).await?.into_inner().into()))
+}
+
+/// Gaia's list of arguments, or all that can be said of a start.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Start {
+    Arguments(Vec<Argument>),
+    Whole(Options),
+}
+
+impl Default for Start {
+    fn default() -> Self {
+        Self::Arguments(vec![])
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Options {
+    #[serde(default)]
+    args: Vec<Argument>,
+    /// Beside the pipeline's own.
+    #[serde(default)]
+    tags: Vec<String>,
+    /// Id or name of the only worker that may take it.
+    #[serde(default)]
+    worker: String,
+    /// The run's unique id: a start that is sent again makes no second run.
+    idempotency: Option<String>,
+}
+
+/// `type` and `desc` are Gaia's too, and are known from the pipeline.
+#[derive(Debug, Deserialize)]
+struct Argument {
+    key: String,
+    #[serde(default)]
+    value: String,
+}
+
+pub(super) async fn start(
+    State(gate): State<Gate>,
+    user: User,
+    params: Params,
+    payload: Payload,
+) -> Result<(StatusCode, Json<RunJson>), ApiError> {
+    let options = match payload.json_or_default()? {
+        Start::Arguments(args) => Options { args, ..Options::default() },
+        Start::Whole(options) => options,
+    };
+    let run = match &options.idempotency {
+        None => String::new(),
+        Some(id) => id
+            .parse::<RunId>()
+            .map_err(|error| ApiError::bad_request(format!("`idempotency`: {error}")))?
+            .to_string(),
+    };
+    let pipeline = pipeline(&gate, &params).await?;
+    let build = pipeline.build.clone().filter(|_| pipeline.version > 0);
+    let build = build.ok_or_else(|| not_built(&pipeline))?;
+    check_keys(&gate, &build.jobs).await?;
+    let request = SubmitRunRequest {
+        run_id: run,
+        spec: Some(spec(pipeline, build, options)?),
+        start_reason: "manual".to_owned(),
+        caller: Some(user.caller),
+    };
+    let run = gate.scheduler().submit_run(request).await?.into_inner();
+    Ok((StatusCode::CREATED, Json(run.into())))
+}
+
+fn spec(pipeline: Pipeline, build: Build, options: Options) -> Result<RunSpec, ApiError> {
+    let arguments = arguments(&build.jobs, options.args)?;
+    let mut tags = pipeline.tags;
+    for tag in options.tags {
+        if !tags.iter().any(|known| known.eq_ignore_ascii_case(&tag)) {
+            tags.push(tag);
+        }
+    }
+    limits::tags(&tags)?;
+    limits::text("worker", &options.worker, limits::NAME)?;
+    let pinned = [options.worker, pipeline.pinned_worker];
+    Ok(RunSpec {
+        kind: RunKind::Pipeline.into(),
+        pipeline_id: pipeline.id,
+        pipeline_name: pipeline.name,
+        pipeline_type: pipeline.r#type,
+        tags,
+        pinned_worker: pinned.into_iter().find(|worker| !worker.is_empty()).unwrap_or_default(),
+        artifact: build.digest,
+        artifact_size: build.size,
+        jobs: build.jobs,
+        arguments,
+        source_url: String::new(),
+        source_branch: String::new(),
+    })
+}
+
+fn not_built(pipeline: &Pipeline) -> ApiError {
+    let message = match pipeline.build_state() {
+        BuildState::Failed => format!(
+            "pipeline `{}` has no build that succeeded: {}; correct it, then pull it again",
+            pipeline.name, pipeline.build_error
+        ),
+        _ => format!(
+            "pipeline `{}` is being built: start it when run {} has ended",
+            pipeline.name, pipeline.build_run_id
+        ),
+    };
+    ApiError::conflict(message)
+        .with("build_state", build_state(pipeline))
+        .with("build_run", pipeline.build_run_id.clone())
+}
+
+/// Values for the arguments that the pipeline declares. Secrets come from the vault, whatever is sent.
+fn arguments(jobs: &[JobSpec], sent: Vec<Argument>) -> Result<Vec<ArgumentValue>, ApiError> {
+    let mut values: Vec<ArgumentValue> = vec![];
+    for Argument { key, value } in sent {
+        limits::text(
+            &format!("args, `{}`", limits::cut(key.clone(), 60)),
+            &value,
+            limits::ARGUMENT,
+        )?;
+        let mut declared = jobs.iter().flat_map(|job| &job.arguments);
+        match declared.find(|declared| declared.key == key) {
+            Some(declared) if orders::is_vault(declared) => {}
+            Some(_) => {
+                values.retain(|earlier| earlier.key != key);
+                values.push(ArgumentValue { key, value });
+            }
+            // Gaia's clients always send it; it is no argument of the pipeline.
+            None if key == "docker" => {}
+            None => return Err(unknown_argument(jobs, key)),
+        }
+    }
+    let bytes: usize = values.iter().map(|value| value.value.len()).sum();
+    if bytes > limits::ARGUMENTS {
+        return Err(ApiError::bad_request(format!(
+            "the arguments have {bytes} bytes, at most {} are taken: shorten them",
+            limits::ARGUMENTS
+        )));
+    }
+    Ok(values)
+}
+
+fn unknown_argument(jobs: &[JobSpec], key: String) -> ApiError {
+    let declared = jobs.iter().flat_map(|job| &job.arguments).filter(|a| !orders::is_vault(a));
+    let mut keys: Vec<_> = declared.map(|argument| format!("`{}`", argument.key)).collect();
+    keys.sort();
+    keys.dedup();
+    let known = if keys.is_empty() {
+        "it takes none".to_owned()
+    } else {
+        format!("it takes {}", keys.join(", "))
+    };
+    let key = limits::cut(key, 60);
+    ApiError::bad_request(format!("the pipeline has no argument `{key}`: {known}"))
+}
+
+/// A run whose secrets are missing is better not begun.
+async fn check_keys(gate: &Gate, jobs: &[JobSpec]) -> Result<(), ApiError> {
+    let wanted = orders::vault_keys(jobs);
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let known = gate.access().list_secrets(ListSecretsRequest {}).await?.into_inner().secrets;
+    let missing = wanted.iter().find(|key| known.iter().all(|known| known.key != **key));
+    missing
+        .map_or(Ok(()), |key| Err(ApiError::bad_request(missing_key(key)).with("key", key.clone())))
+}
