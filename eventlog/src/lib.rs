@@ -10,6 +10,7 @@
 //! - What was appended never changes.
 
 mod clock;
+mod embedded;
 pub mod event;
 mod fold;
 mod log;
@@ -17,6 +18,10 @@ mod memory;
 pub mod owner;
 
 pub use clock::Clock;
+pub use embedded::{
+    OpenError, Options,
+    verify::{Summary, verify},
+};
 pub use event::{Expected, Metadata, NewEvent, Recorded};
 pub use fold::Fold;
 pub use log::{AppendError, Appended, Log, LogError, Subscription};

@@ -1,13 +1,17 @@
 //! The contract of the log, over whichever engine holds it.
 
-use std::{fmt, pin::Pin, sync::Arc};
+use std::{fmt, path::Path, pin::Pin, sync::Arc};
 
 use futures::{
     future::BoxFuture,
     stream::{BoxStream, Stream},
 };
 
+use prost::Message;
+
 use crate::{
+    Clock,
+    embedded::{Embedded, OpenError, Options},
     event::{Expected, NewEvent, Recorded},
     memory::Memory,
 };
@@ -83,6 +87,10 @@ impl Log {
     pub const MAX_BATCH_BYTES: usize = 1 << 20;
     /// Longest name of a stream, in bytes.
     pub const MAX_STREAM_NAME: usize = 256;
+    /// Longest type of an event, in bytes.
+    pub const MAX_EVENT_TYPE: usize = 256;
+    /// Most bytes of the encoded metadata of all events in one append.
+    pub const MAX_BATCH_METADATA: usize = 2 << 20;
 
     pub(crate) fn new(engine: impl Engine) -> Self {
         Self(Arc::new(engine))
@@ -90,8 +98,18 @@ impl Log {
 
     /// A log that is gone with the process; for tests.
     #[must_use]
-    pub fn in_memory(clock: crate::Clock) -> Self {
+    pub fn in_memory(clock: Clock) -> Self {
         Self::new(Memory::new(clock))
+    }
+
+    /// The log in a folder, which is made if it is not there. Reads what is stored, so it blocks for
+    /// a while when that is much. One handle per folder, on one machine: clone it.
+    pub fn open(dir: &Path, clock: Clock) -> Result<Self, OpenError> {
+        Self::open_with(dir, clock, Options::default())
+    }
+
+    pub fn open_with(dir: &Path, clock: Clock, options: Options) -> Result<Self, OpenError> {
+        Ok(Self::new(Embedded::open(dir, clock, options)?))
     }
 
     /// Appends the batch as a whole or not at all, and answers when it is durable.
@@ -146,26 +164,34 @@ fn owned(prefixes: &[&str]) -> Vec<String> {
 }
 
 fn check(stream: &str, events: &[NewEvent]) -> Result<(), LogError> {
+    let invalid = |message: String| Err(LogError::Invalid(message));
+    let within = |length: usize, most: usize| (1..=most).contains(&length);
+    if !within(stream.len(), Log::MAX_STREAM_NAME) {
+        let (most, length) = (Log::MAX_STREAM_NAME, stream.len());
+        return invalid(format!("a stream's name has 1 to {most} bytes, this one {length}"));
+    }
+    if !within(events.len(), Log::MAX_BATCH_EVENTS) {
+        let (most, count) = (Log::MAX_BATCH_EVENTS, events.len());
+        return invalid(format!("a batch has 1 to {most} events, this one {count}"));
+    }
     let bytes: usize = events.iter().map(|event| event.data.len()).sum();
-    if stream.is_empty() || stream.len() > Log::MAX_STREAM_NAME {
-        return Err(LogError::Invalid(format!(
-            "a stream's name has 1 to {} bytes, this one {}",
-            Log::MAX_STREAM_NAME,
-            stream.len()
-        )));
-    }
-    if events.is_empty() || events.len() > Log::MAX_BATCH_EVENTS {
-        return Err(LogError::Invalid(format!(
-            "a batch has 1 to {} events, this one {}",
-            Log::MAX_BATCH_EVENTS,
-            events.len()
-        )));
-    }
     if bytes > Log::MAX_BATCH_BYTES {
-        return Err(LogError::Invalid(format!(
-            "a batch has at most {} bytes, this one {bytes}",
-            Log::MAX_BATCH_BYTES
-        )));
+        let most = Log::MAX_BATCH_BYTES;
+        return invalid(format!("a batch has at most {most} bytes of data, this one {bytes}"));
+    }
+    let mut metadata = 0;
+    for event in events {
+        if !within(event.event_type.len(), Log::MAX_EVENT_TYPE) {
+            let (most, length) = (Log::MAX_EVENT_TYPE, event.event_type.len());
+            return invalid(format!("an event's type has 1 to {most} bytes, this one {length}"));
+        }
+        metadata += event.metadata.encoded_len();
+    }
+    if metadata > Log::MAX_BATCH_METADATA {
+        let most = Log::MAX_BATCH_METADATA;
+        return invalid(format!(
+            "a batch has at most {most} bytes of metadata, this one {metadata}"
+        ));
     }
     Ok(())
 }

@@ -79,12 +79,12 @@ impl Stored {
         let places = self.streams.get(stream)?;
         let first = match expected {
             Expected::None => 0,
-            Expected::Revision(revision) => usize::try_from(revision).ok()? + 1,
+            Expected::Revision(revision) => usize::try_from(revision).ok()?.checked_add(1)?,
             Expected::Any | Expected::Exists => {
                 places.iter().rposition(|&place| self.events[place].event.id == events[0].id)?
             }
         };
-        let earlier = places.get(first..first + events.len())?;
+        let earlier = places.get(first..first.checked_add(events.len())?)?;
         let same = earlier.iter().zip(events).all(|(&at, new)| self.events[at].event.id == new.id);
         let last = &self.events[*earlier.last()?];
         same.then_some(Appended { position: last.position, revision: last.revision })

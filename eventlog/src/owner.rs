@@ -230,11 +230,13 @@ struct Task<S: Fold, C, E, R> {
 /// What one batch will answer once it is durable.
 struct Batch<S: Fold, E, R> {
     appends: Vec<(String, Vec<NewEvent>)>,
-    answers: Vec<(Reply<E, R>, Result<Vec<E>, R>)>,
+    answers: Vec<Answer<E, R>>,
     reads: Vec<Read<S>>,
 }
 
 type Reply<E, R> = oneshot::Sender<Result<Vec<E>, R>>;
+/// A command's outcome, and where it goes.
+type Answer<E, R> = (Reply<E, R>, Result<Vec<E>, R>);
 type Read<S> = Box<dyn FnOnce(&S) + Send>;
 
 impl<S, C, E, R> Task<S, C, E, R>

@@ -6,7 +6,7 @@
 //!   of the stream, so it is told `Aborted`.
 //! - A handler that panics, before its answer or while it streams, harms only its own call.
 
-use crate::deadline;
+use crate::deadline::{self, Timer};
 use axum::{Router, body::Body, http::StatusCode, response::IntoResponse};
 use bytes::Bytes;
 use futures::FutureExt;
@@ -17,7 +17,6 @@ use std::{
     pin::Pin,
     task::{Context, Poll},
 };
-use tokio::time::{Instant, Sleep};
 use tonic::{Code, Status};
 use tower::ServiceExt;
 
@@ -33,15 +32,16 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 pub(crate) async fn handle(router: Router, request: Request<Body>) -> Response<Body> {
     let grpc = is_grpc(request.headers());
     let deadline = deadline::of(request.headers());
-    let request = request.map(|body| Body::new(RequestBody { body, timer: timer(deadline) }));
+    let request = request.map(|body| Body::new(RequestBody { body, timer: Timer::new(deadline) }));
     let answer = AssertUnwindSafe(router.oneshot(request)).catch_unwind();
     let answer = match deadline {
         Some(at) => tokio::time::timeout_at(at, answer).await,
         None => Ok(answer.await),
     };
     match answer {
-        Ok(Ok(Ok(response))) => response
-            .map(|body| Body::new(ResponseBody { body: Some(body), timer: timer(deadline), grpc })),
+        Ok(Ok(Ok(response))) => response.map(|body| {
+            Body::new(ResponseBody { body: Some(body), timer: Timer::new(deadline), grpc })
+        }),
         Ok(Ok(Err(never))) => match never {},
         Ok(Err(_)) => refuse(grpc, panicked(), StatusCode::INTERNAL_SERVER_ERROR),
         Err(_) => refuse(grpc, expired(), StatusCode::GATEWAY_TIMEOUT),
@@ -52,15 +52,7 @@ fn refuse(grpc: bool, status: Status, code: StatusCode) -> Response<Body> {
     if grpc { status.into_http() } else { (code, status.message().to_owned()).into_response() }
 }
 
-fn timer(deadline: Option<Instant>) -> Option<Pin<Box<Sleep>>> {
-    deadline.map(|at| Box::pin(tokio::time::sleep_until(at)))
-}
-
-fn is_over(timer: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> bool {
-    timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready())
-}
-
-fn expired() -> Status {
+pub(crate) fn expired() -> Status {
     Status::deadline_exceeded("the call's deadline has passed")
 }
 
@@ -71,7 +63,7 @@ fn panicked() -> Status {
 /// What the handler reads: an end only if the client ended it.
 struct RequestBody {
     body: Body,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
 }
 
 impl http_body::Body for RequestBody {
@@ -82,7 +74,7 @@ impl http_body::Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if is_over(&mut self.timer, cx) {
+        if self.timer.is_over(cx) {
             return Poll::Ready(Some(Err(expired())));
         }
         Pin::new(&mut self.body).poll_frame(cx).map_err(broken_off)
@@ -108,7 +100,7 @@ fn broken_off(error: axum::Error) -> Status {
 /// What the client reads: it ends in time, and with an error if the handler panicked.
 struct ResponseBody {
     body: Option<Body>,
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Timer,
     grpc: bool,
 }
 
@@ -135,7 +127,7 @@ impl http_body::Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
-        if is_over(&mut this.timer, cx) {
+        if this.timer.is_over(cx) {
             return Poll::Ready(Some(this.fail(expired())));
         }
         match catch_unwind(AssertUnwindSafe(|| Pin::new(body).poll_frame(cx))) {

@@ -1,8 +1,15 @@
 //! A client's way to one server, in this process or over the network.
 
+mod connect;
+mod exchange;
+mod http2;
+mod remote;
+
 use crate::{Protocol, local::Local};
 use axum::Router;
+use connect::Target;
 use identity::Peer;
+use remote::Remote;
 use std::{
     pin::Pin,
     sync::{
@@ -36,6 +43,7 @@ pub struct Channel {
 #[derive(Clone, Debug)]
 enum Way {
     Local(Arc<Local>),
+    Remote(Arc<Remote>),
 }
 
 impl Channel {
@@ -46,14 +54,15 @@ impl Channel {
 
     /// `server`: "https://host:port" or "host:port". `server_name`: the name that the server's
     /// certificate must hold ("gaia-pipeline.io" for the gateway, "svc-registry", … for services).
-    #[allow(clippy::todo, unused_variables)]
     pub fn remote(
         server: &str,
         server_name: &str,
         tls: rustls::ClientConfig,
         protocols: Protocols,
     ) -> Result<Self, InvalidServer> {
-        todo!("lands within minutes")
+        let target = Target::parse(server, server_name)?;
+        let remote = Remote::new(target, tls, protocols);
+        Ok(Self { way: Way::Remote(Arc::new(remote)), last: Arc::default() })
     }
 
     /// What the last call went over; `None` before the first.
@@ -79,6 +88,7 @@ impl tower::Service<http::Request<Body>> for Channel {
                     last.set(Protocol::Local);
                     local.call(request).await.ok_or_else(ChannelError::stopped)
                 }
+                Way::Remote(remote) => remote.call(request, |protocol| last.set(protocol)).await,
             }
         })
     }

@@ -1,8 +1,8 @@
 //! The `grpc-timeout` header (gRPC over HTTP/2, "Timeout"): how long a caller waits.
 
 use http::HeaderMap;
-use std::time::Duration;
-use tokio::time::Instant;
+use std::{pin::Pin, task::Context, time::Duration};
+use tokio::time::{Instant, Sleep};
 
 const HEADER: &str = "grpc-timeout";
 // The specification allows at most eight digits.
@@ -12,6 +12,20 @@ const MAX_DIGITS: usize = 8;
 pub(crate) fn of(headers: &HeaderMap) -> Option<Instant> {
     let timeout = parse(headers.get(HEADER)?.to_str().ok()?)?;
     Instant::now().checked_add(timeout)
+}
+
+/// Tells a body that its time is over.
+pub(crate) struct Timer(Option<Pin<Box<Sleep>>>);
+
+impl Timer {
+    pub(crate) fn new(deadline: Option<Instant>) -> Self {
+        Self(deadline.map(|at| Box::pin(tokio::time::sleep_until(at))))
+    }
+
+    /// Registers the task to be woken when it is.
+    pub(crate) fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        self.0.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready())
+    }
 }
 
 fn parse(text: &str) -> Option<Duration> {
@@ -39,8 +53,8 @@ mod tests {
     #[test]
     fn every_unit_is_understood() {
         for (text, expected) in [
-            ("2H", Duration::from_secs(7200)),
-            ("3M", Duration::from_secs(180)),
+            ("2H", Duration::from_hours(2)),
+            ("3M", Duration::from_mins(3)),
             ("4S", Duration::from_secs(4)),
             ("50m", Duration::from_millis(50)),
             ("6u", Duration::from_micros(6)),

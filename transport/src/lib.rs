@@ -5,6 +5,7 @@ mod call;
 mod channel;
 mod connection;
 mod deadline;
+mod limits;
 mod local;
 mod server;
 

@@ -1,24 +1,128 @@
-//! One port, two protocols.
-#![allow(clippy::todo, clippy::unused_async, unused_variables)]
-use identity::Credentials;
-use std::{io, net::SocketAddr};
-use tokio_util::sync::CancellationToken;
+//! One port, two protocols: TCP (TLS, HTTP/1.1 and HTTP/2) and UDP (QUIC, HTTP/3).
+//!
+//! Both wings hand every request to the same router, through the same `call::handle`.
+
+mod endpoint;
+mod quic;
+mod tcp;
+
+use crate::{Connection, Protocol, limits};
+use axum::Router;
+use identity::{Credentials, Peer};
+use std::{io, net::SocketAddr, sync::Arc};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Ports that are tried until one is free for both protocols.
+const PORT_TRIES: usize = 64;
 
 /// A bound port: TCP (TLS, HTTP/1.1 and HTTP/2) and UDP (QUIC, HTTP/3) of the same number.
 #[derive(Debug)]
-pub struct Server(());
+pub struct Server {
+    listener: TcpListener,
+    tls: Tls,
+    endpoint: quinn::Endpoint,
+    // What quinn runs in the background; the port is free once it has ended.
+    drivers: TaskTracker,
+    address: SocketAddr,
+}
+
+struct Tls(TlsAcceptor);
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tls")
+    }
+}
+
+/// What every connection of a server shares.
+#[derive(Clone)]
+struct Shared {
+    router: Router,
+    shutdown: CancellationToken,
+    port: u16,
+}
 
 impl Server {
     /// Port 0 picks a free one, the same for both. An occupied port is an error that says which.
+    #[allow(clippy::unused_async)] // the sockets need a runtime, and callers shall not forget it
     pub async fn bind(address: SocketAddr, credentials: &Credentials) -> io::Result<Self> {
-        todo!("lands within minutes")
+        let mut tls = identity::server_tls(credentials).map_err(io::Error::other)?;
+        let mut quic = tls.clone();
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        quic.alpn_protocols = vec![b"h3".to_vec()];
+        let (listener, socket) = bind_both(address)?;
+        let address = listener.local_addr()?;
+        let drivers = TaskTracker::new();
+        let endpoint = endpoint::start(socket, quic, credentials, drivers.clone())?;
+        let tls = Tls(TlsAcceptor::from(Arc::new(tls)));
+        Ok(Self { listener, tls, endpoint, drivers, address })
     }
-    /// The address that was bound.
+
+    /// The address that was bound, with the port that was picked.
     pub fn local_addr(&self) -> SocketAddr {
-        todo!("lands within minutes")
+        self.address
     }
-    /// Serves until `shutdown`; then lets running calls finish for a short while.
-    pub async fn serve(self, router: axum::Router, shutdown: CancellationToken) {
-        todo!("lands within minutes")
+
+    /// Serves until `shutdown`; then lets running calls finish for a short while (5 s). When it
+    /// returns, the port is free again.
+    pub async fn serve(self, router: Router, shutdown: CancellationToken) {
+        let shared = Shared { router, shutdown, port: self.address.port() };
+        let tcp = tcp::serve(self.listener, self.tls.0, shared.clone());
+        let quic = quic::serve(self.endpoint, shared);
+        tokio::join!(tcp, quic);
+        self.drivers.close();
+        if tokio::time::timeout(limits::GRACE, self.drivers.wait()).await.is_err() {
+            tracing::warn!(port = self.address.port(), "QUIC did not end in time; port still held");
+        }
     }
+}
+
+fn bind_both(address: SocketAddr) -> io::Result<(TcpListener, std::net::UdpSocket)> {
+    let tries = if address.port() == 0 { PORT_TRIES } else { 1 };
+    let mut refused = None;
+    for _ in 0..tries {
+        let tcp = std::net::TcpListener::bind(address).map_err(|e| explain("TCP", address, &e))?;
+        let bound = tcp.local_addr()?;
+        match std::net::UdpSocket::bind(bound) {
+            Ok(udp) => {
+                tcp.set_nonblocking(true)?;
+                return Ok((TcpListener::from_std(tcp)?, udp));
+            }
+            Err(error) => refused = Some(explain("UDP", bound, &error)),
+        }
+    }
+    Err(refused.expect("at least one port was tried"))
+}
+
+fn explain(wing: &str, address: SocketAddr, error: &io::Error) -> io::Error {
+    let port = address.port();
+    let text = match error.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "{wing} port {port} of {} is already in use; stop what uses it or choose another port",
+            address.ip()
+        ),
+        io::ErrorKind::PermissionDenied => {
+            format!("{wing} port {port} needs privileges; choose one from 1024 up")
+        }
+        _ => format!("{wing} port {port} of {} cannot be bound: {error}", address.ip()),
+    };
+    io::Error::new(error.kind(), text)
+}
+
+/// Who is at the other end, from the chain that TLS has verified.
+fn connection(
+    chain: Option<&[rustls_pki_types::CertificateDer<'_>]>,
+    address: SocketAddr,
+    protocol: Protocol,
+) -> Result<Connection, identity::IdentityError> {
+    let (peer, certificate) = match chain.and_then(<[_]>::first) {
+        None => (Peer::Anonymous, None),
+        Some(certificate) => {
+            let (peer, serial) = identity::peer_of(certificate)?;
+            (peer, Some(serial))
+        }
+    };
+    Ok(Connection { peer, certificate, address, protocol })
 }

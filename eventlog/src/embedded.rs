@@ -1,0 +1,222 @@
+//! The log in files of one folder: nothing to install.
+//!
+//! One thread writes: it takes what waits, checks it against what is stored, writes it with one
+//! write and one sync, and only then shows it to readers and answers. Readers read the same files
+//! by themselves. In reading order: [`format`] (the bytes), [`segment`] (the files), [`index`]
+//! (what is where), [`recover`] (what a start does), [`writer`], [`reader`].
+//!
+//! Invariants:
+//! - No reader sees an event that is not durable.
+//! - After a failed write or sync nothing is written any more.
+//! - A start never removes an acknowledged event: it cuts only an unfinished last write, and
+//!   refuses a folder that is damaged anywhere else.
+
+mod format;
+mod index;
+mod reader;
+mod recover;
+mod segment;
+#[cfg(test)]
+mod tests;
+pub(crate) mod verify;
+mod writer;
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, mpsc},
+    thread,
+};
+
+use futures::{
+    future::BoxFuture,
+    stream::{BoxStream, StreamExt},
+};
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    Clock,
+    event::{Expected, NewEvent, Recorded},
+    log::{AppendError, Appended, Engine, LogError},
+};
+use index::Index;
+use writer::{Request, Writer};
+
+/// Why a folder does not open as a log. Nothing in it was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(
+        "another process uses this folder: {}; stop it, or choose another folder",
+        .dir.display()
+    )]
+    InUse { dir: PathBuf },
+    #[error(
+        "`{}` has format {found}, and this program knows formats up to {known}: start the newer version that wrote it",
+        .file.display()
+    )]
+    NewerFormat { file: PathBuf, found: u32, known: u32 },
+    #[error(
+        "`{}` is damaged at byte {offset}: {why}; nothing was changed: keep a copy of the folder, and restore it from a backup",
+        .file.display()
+    )]
+    Damaged { file: PathBuf, offset: u64, why: String },
+    #[error("{action} `{}`", .path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl OpenError {
+    fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io { action, path: path.to_owned(), source }
+    }
+
+    fn damaged(file: &Path, offset: u64, why: impl Into<String>) -> Self {
+        Self::Damaged { file: file.to_owned(), offset, why: why.into() }
+    }
+}
+
+/// How an embedded log uses its folder.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// A segment that has reached this many bytes is sealed, and the next one begun; at most 1 GiB.
+    pub segment_bytes: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { segment_bytes: 256 << 20 }
+    }
+}
+
+pub(crate) struct Embedded {
+    /// `None` only while it is being dropped.
+    requests: Option<mpsc::Sender<Request>>,
+    writer: Option<thread::JoinHandle<()>>,
+    shared: Arc<Shared>,
+}
+
+/// What the writer tells its readers.
+struct Shared {
+    index: RwLock<Index>,
+    /// Count of durable events.
+    durable: watch::Receiver<u64>,
+    /// Why the writer stopped.
+    cause: OnceLock<String>,
+}
+
+impl Shared {
+    /// A panic while the lock was held stops the writer, and readers then see what was durable.
+    fn index(&self) -> RwLockReadGuard<'_, Index> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stopped(&self) -> LogError {
+        LogError::Stopped(self.cause.get().map_or("it was closed", String::as_str).to_owned())
+    }
+}
+
+impl Embedded {
+    pub(crate) fn open(dir: &Path, clock: Clock, options: Options) -> Result<Self, OpenError> {
+        fs::create_dir_all(dir).map_err(|source| OpenError::io("create", dir, source))?;
+        let lock = lock(dir)?;
+        let recovered = recover::recover(dir)?;
+        let next_position = recovered.index.next_position();
+        let (publish, durable) = watch::channel(next_position);
+        let (requests, inbox) = mpsc::channel();
+        let shared = Arc::new(Shared {
+            index: RwLock::new(recovered.index),
+            durable,
+            cause: OnceLock::new(),
+        });
+        let writer = Writer::new(
+            dir.to_owned(),
+            options,
+            clock,
+            recovered.tail,
+            Arc::clone(&shared),
+            publish,
+        );
+        let writer = thread::Builder::new()
+            .name("log-writer".into())
+            .spawn(move || {
+                writer.run(&inbox);
+                drop(lock);
+            })
+            .map_err(|source| OpenError::io("start the writer of", dir, source))?;
+        Ok(Self { requests: Some(requests), writer: Some(writer), shared })
+    }
+}
+
+/// Taken as long as the file is open; the system frees it however the process ends.
+fn lock(dir: &Path) -> Result<File, OpenError> {
+    let path = dir.join("lock");
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(|source| OpenError::io("open", &path, source))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse { dir: dir.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(OpenError::io("lock", &path, source)),
+    }
+}
+
+impl Engine for Embedded {
+    fn append(
+        &self,
+        stream: String,
+        expected: Expected,
+        events: Vec<NewEvent>,
+    ) -> BoxFuture<'static, Result<Appended, AppendError>> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request { stream, expected, events, reply };
+        if let Some(requests) = &self.requests {
+            // A writer that has stopped drops the request, and with it the reply.
+            requests.send(request).ok();
+        }
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move { answer.await.unwrap_or_else(|_| Err(shared.stopped().into())) })
+    }
+
+    fn read_stream(
+        &self,
+        stream: String,
+        from_revision: u64,
+        limit: usize,
+    ) -> BoxStream<'static, Result<Recorded, LogError>> {
+        reader::stream(Arc::clone(&self.shared), stream, from_revision, limit).boxed()
+    }
+
+    fn read_all(
+        &self,
+        from_position: u64,
+        prefixes: Vec<String>,
+        follow: bool,
+    ) -> BoxStream<'static, Result<Recorded, LogError>> {
+        reader::all(Arc::clone(&self.shared), from_position, prefixes, follow).boxed()
+    }
+
+    fn next_position(&self) -> BoxFuture<'static, Result<u64, LogError>> {
+        let next = *self.shared.durable.borrow();
+        Box::pin(async move { Ok(next) })
+    }
+}
+
+impl Drop for Embedded {
+    /// Waits for the writer, so that the folder is free when the last handle is gone.
+    fn drop(&mut self) {
+        self.requests = None;
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!("the log's writer panicked");
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Reading, in chunks, from the files themselves; the writer never waits for a reader.
+
+use std::{io, os::unix::fs::FileExt, sync::Arc, vec};
+
+use futures::{
+    Stream,
+    stream::{self, TryStreamExt},
+};
+use tokio::{sync::watch, task};
+
+use super::{
+    Shared, format,
+    index::{Index, Span},
+};
+use crate::{event::Recorded, log::LogError};
+
+/// About how many bytes are read at once.
+const CHUNK: usize = 1 << 20;
+/// Most events of one stream that are read at once.
+const EVENTS: usize = 256;
+/// Reads of what lies this near the end are answered by the page cache, and need no other thread.
+const HOT: usize = 64 << 10;
+
+type Chunk = Result<vec::IntoIter<Recorded>, LogError>;
+
+/// Events of the whole log from a position on.
+pub(super) fn all(
+    shared: Arc<Shared>,
+    from: u64,
+    prefixes: Vec<String>,
+    follow: bool,
+) -> impl Stream<Item = Result<Recorded, LogError>> {
+    let durable = shared.durable.clone();
+    let end = if follow { u64::MAX } else { *durable.borrow() };
+    let all = All { shared, durable, at: from, end, prefixes: prefixes.into() };
+    flatten(stream::try_unfold(all, |mut all| async move {
+        Ok(all.chunk().await?.map(|chunk| (chunk, all)))
+    }))
+}
+
+/// Events of one stream from a revision on.
+pub(super) fn stream(
+    shared: Arc<Shared>,
+    stream: String,
+    from: u64,
+    limit: usize,
+) -> impl Stream<Item = Result<Recorded, LogError>> {
+    let length = shared.index().length(&stream);
+    let end = from.saturating_add(limit as u64).min(length);
+    flatten(stream::try_unfold(from, move |at| {
+        let (shared, stream) = (Arc::clone(&shared), stream.clone());
+        async move {
+            if at >= end {
+                return Ok(None);
+            }
+            let (spans, events) = spans_of(&shared.index(), &stream, at, end);
+            let chunk = read(spans, [].into()).await?;
+            Ok(Some((chunk, at + events)))
+        }
+    }))
+}
+
+fn flatten(chunks: impl Stream<Item = Chunk>) -> impl Stream<Item = Result<Recorded, LogError>> {
+    chunks.map_ok(|chunk| stream::iter(chunk.map(Ok))).try_flatten()
+}
+
+struct All {
+    shared: Arc<Shared>,
+    durable: watch::Receiver<u64>,
+    at: u64,
+    /// The first position that is not wanted.
+    end: u64,
+    prefixes: Arc<[String]>,
+}
+
+impl All {
+    async fn chunk(&mut self) -> Result<Option<vec::IntoIter<Recorded>>, LogError> {
+        if self.at >= self.end {
+            return Ok(None);
+        }
+        let at = self.at;
+        if self.durable.wait_for(|durable| *durable > at).await.is_err() {
+            return Err(self.shared.stopped());
+        }
+        let span = self.shared.index().span(self.at, self.end, CHUNK);
+        let Some(span) = span else { return Err(self.shared.stopped()) };
+        self.at += span.events;
+        let hot = span.length <= HOT && self.at == *self.durable.borrow();
+        let chunk = if hot {
+            decode(&[span], &self.prefixes)?
+        } else {
+            read(vec![span], Arc::clone(&self.prefixes)).await?
+        };
+        Ok(Some(chunk))
+    }
+}
+
+/// Where the next events of a stream lie, and how many they are.
+fn spans_of(index: &Index, stream: &str, from: u64, to: u64) -> (Vec<Span>, u64) {
+    let limit = EVENTS.min((to - from) as usize);
+    let mut spans: Vec<Span> = Vec::new();
+    let (mut bytes, mut events) = (0, 0);
+    for &position in index.positions(stream, from, limit) {
+        let Some(next) = index.span(position, position + 1, 0) else { break };
+        if events > 0 && bytes + next.length > CHUNK {
+            break;
+        }
+        bytes += next.length;
+        events += 1;
+        match spans.last_mut() {
+            Some(span) if span.is_followed_by(&next) => span.extend(&next),
+            _ => spans.push(next),
+        }
+    }
+    (spans, events)
+}
+
+/// Reads and decodes on a thread that may wait for the disk.
+async fn read(spans: Vec<Span>, prefixes: Arc<[String]>) -> Chunk {
+    task::spawn_blocking(move || decode(&spans, &prefixes))
+        .await
+        .unwrap_or_else(|error| Err(LogError::Stopped(format!("a read did not finish: {error}"))))
+}
+
+fn decode(spans: &[Span], prefixes: &[String]) -> Chunk {
+    let mut events = Vec::new();
+    let mut bytes = Vec::new();
+    for span in spans {
+        bytes.resize(span.length, 0);
+        let offset = u64::from(span.offset);
+        span.segment
+            .file
+            .read_exact_at(&mut bytes, offset)
+            .map_err(|error| unreadable(span, &error))?;
+        let mut at = 0;
+        while at < bytes.len() {
+            let record = format::decode(&bytes[at..], span.segment.header.salt)
+                .ok_or_else(|| corrupt(span, at))?;
+            let wanted = prefixes.is_empty()
+                || prefixes.iter().any(|prefix| record.content.stream.starts_with(prefix));
+            at += record.length;
+            if wanted {
+                events.push(record.to_recorded().ok_or_else(|| corrupt(span, at))?);
+            }
+        }
+    }
+    Ok(events.into_iter())
+}
+
+fn unreadable(span: &Span, error: &io::Error) -> LogError {
+    LogError::Corrupt(format!("`{}` at byte {}: {error}", span.segment.path.display(), span.offset))
+}
+
+fn corrupt(span: &Span, at: usize) -> LogError {
+    let (file, at) = (span.segment.path.display(), span.offset as usize + at);
+    LogError::Corrupt(format!(
+        "`{file}` is damaged at byte {at}: stop the process, keep a copy of the folder, and restore it from a backup"
+    ))
+}

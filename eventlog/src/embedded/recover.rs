@@ -1,0 +1,246 @@
+//! What a start does: reads every segment, builds the index, and cuts an unfinished last write.
+//!
+//! The hard question is what a place means that holds no sound record. The writer syncs each write
+//! before it begins the next, and unwritten space is zero, so:
+//! - nothing but zeros follows: the end;
+//! - a sound record follows that belongs to a *later* write: what stood here was durable, so it is
+//!   damage;
+//! - otherwise it was part of the last write. If that write never reached the disk as a whole, a
+//!   piece of it is missing: its end, or a whole disk sector, is zero or beyond the file's end. Then it
+//!   was never acknowledged, and is cut. If no piece is missing, it was there and was damaged.
+
+use std::{io, path::Path, sync::Arc};
+
+use uuid::Uuid;
+
+use super::{
+    OpenError,
+    format::{self, Chain, HEAD, SegmentHeader},
+    index::{Index, RecentIds},
+    segment::{Segment, sync_dir},
+};
+
+/// The smallest piece that a disk writes as a whole.
+const SECTOR: u64 = 512;
+
+pub(super) struct Recovered {
+    pub(super) index: Index,
+    pub(super) tail: Tail,
+}
+
+/// Where the writer goes on.
+pub(super) struct Tail {
+    pub(super) segment: Arc<Segment>,
+    /// Where the next record goes.
+    pub(super) end: u32,
+    pub(super) chain: Chain,
+    pub(super) recent: RecentIds,
+}
+
+pub(super) fn recover(dir: &Path) -> Result<Recovered, OpenError> {
+    let paths = Segment::list(dir)?;
+    let mut index = Index::default();
+    let mut recent = RecentIds::default();
+    let Some((newest, sealed)) = paths.split_last() else {
+        return begin(dir, index, recent);
+    };
+    let mut chain = Chain::START;
+    for path in sealed {
+        let segment = follow(Segment::open(path.clone(), false)?, &index, chain)?;
+        let (after, rest) = load(&segment, &mut index, &mut recent, chain)?;
+        chain = after;
+        if let Some(flaw) = rest.flaw_of_sealed() {
+            return Err(OpenError::damaged(path, u64::from(rest.end), flaw));
+        }
+    }
+    let segment = follow(Segment::open(newest.clone(), true)?, &index, chain)?;
+    let (chain, rest) = load(&segment, &mut index, &mut recent, chain)?;
+    cut(&segment, &rest)?;
+    sync_dir(dir).map_err(|source| OpenError::io("sync", dir, source))?;
+    let tail = Tail { segment, end: rest.end, chain, recent };
+    Ok(Recovered { index, tail })
+}
+
+/// An empty folder.
+fn begin(dir: &Path, mut index: Index, recent: RecentIds) -> Result<Recovered, OpenError> {
+    let header = SegmentHeader { first: 0, chain: Chain::START, salt: salt() };
+    let segment =
+        Segment::create(dir, header).map_err(|source| OpenError::io("write to", dir, source))?;
+    let segment = Arc::new(segment);
+    index.add_segment(Arc::clone(&segment));
+    let end = format::SEGMENT_HEADER as u32;
+    Ok(Recovered { index, tail: Tail { segment, end, chain: Chain::START, recent } })
+}
+
+/// A number that nobody outside can know.
+pub(super) fn salt() -> u32 {
+    #[expect(clippy::disallowed_methods, reason = "randomness, not an id")]
+    let random = Uuid::new_v4();
+    random.as_fields().0
+}
+
+/// Checks that the segment goes on where the one before ended.
+fn follow(segment: Segment, index: &Index, chain: Chain) -> Result<Arc<Segment>, OpenError> {
+    let (first, next) = (segment.header.first, index.next_position());
+    if first != next {
+        let why = format!(
+            "it begins with event {first}, but event {next} comes next: a file is missing, or is cut short"
+        );
+        return Err(OpenError::damaged(&segment.path, 16, why));
+    }
+    if segment.header.chain != chain {
+        return Err(OpenError::damaged(&segment.path, 24, "it does not belong to the file before"));
+    }
+    Ok(Arc::new(segment))
+}
+
+/// What lies after a segment's last whole batch.
+struct Rest {
+    end: u32,
+    /// Whether records of an unfinished batch were passed over.
+    unfinished: bool,
+    /// Why what follows is not just the end of a write that never finished.
+    damage: Option<(u64, String)>,
+    /// Bytes that follow and are not zero.
+    remains: bool,
+    length: u64,
+}
+
+impl Rest {
+    fn flaw_of_sealed(&self) -> Option<String> {
+        match &self.damage {
+            Some((offset, why)) => Some(format!("{why} (at byte {offset})")),
+            None if self.unfinished || self.remains => {
+                Some("it ends in the middle of a record, though a later file exists".into())
+            }
+            None => None,
+        }
+    }
+}
+
+/// Takes the segment's whole batches into the index.
+fn load(
+    segment: &Arc<Segment>,
+    index: &mut Index,
+    recent: &mut RecentIds,
+    mut chain: Chain,
+) -> Result<(Chain, Rest), OpenError> {
+    let failed = |source| OpenError::io("read", &segment.path, source);
+    index.add_segment(Arc::clone(segment));
+    let mut scanner = segment.scan().map_err(failed)?;
+    let mut batch = Batch::default();
+    let mut end = scanner.offset();
+    loop {
+        let at = scanner.offset();
+        let Some(record) = scanner.next().map_err(failed)? else { break };
+        let content = record.content;
+        let position = index.next_position() + batch.offsets.len() as u64;
+        let revision = index.length(content.stream) + batch.offsets.len() as u64;
+        let follows = batch.offsets.is_empty()
+            || (batch.stream == content.stream && batch.left == content.left + 1);
+        if content.position != position || content.revision != revision || !follows {
+            let why = format!("event {} stands where event {position} belongs", content.position);
+            return Err(OpenError::damaged(&segment.path, at, why));
+        }
+        batch.offsets.push(at as u32);
+        batch.ids.push(content.id);
+        batch.left = content.left;
+        if batch.offsets.len() == 1 {
+            content.stream.clone_into(&mut batch.stream);
+        }
+        if content.left == 0 {
+            chain = record.chain;
+            end = at + record.length as u64;
+            batch
+                .ids
+                .drain(..)
+                .zip(index.next_position()..)
+                .for_each(|(id, at)| recent.push(id, at));
+            index.push(&batch.stream, &batch.offsets, end as u32);
+            batch.offsets.clear();
+        }
+    }
+    let at = scanner.offset();
+    let bytes = scanner.rest().map_err(failed)?;
+    let rest = Rest {
+        end: end as u32,
+        unfinished: !batch.offsets.is_empty(),
+        damage: damage(&bytes, at, segment.header.salt).map(|why| (at, why)),
+        remains: bytes.iter().any(|byte| *byte != 0),
+        length: at + bytes.len() as u64,
+    };
+    Ok((chain, rest))
+}
+
+/// A batch whose last record has not been seen yet.
+#[derive(Default)]
+struct Batch {
+    stream: String,
+    offsets: Vec<u32>,
+    ids: Vec<ids::EventId>,
+    left: u16,
+}
+
+/// Why `rest`, which starts at byte `at` of the file and with no sound record, is more than the
+/// remains of a write that never finished.
+pub(super) fn damage(rest: &[u8], at: u64, salt: u32) -> Option<String> {
+    let last = rest.iter().rposition(|byte| *byte != 0)?;
+    let mut later = None;
+    let mut place = format::ALIGN;
+    while place < rest.len() {
+        match format::decode(&rest[place..], salt) {
+            Some(record) if u64::from(record.commit) > at => {
+                let found = at + place as u64;
+                return Some(format!(
+                    "a later record, written after this one, is sound at byte {found}"
+                ));
+            }
+            Some(record) => {
+                later.get_or_insert(place);
+                place += record.length;
+            }
+            None => place += format::ALIGN,
+        }
+    }
+    let end = match (later, format::record_length(rest, salt)) {
+        (Some(later), _) => later,
+        (None, Some(length)) if rest.get(length - 1).is_none_or(|end| *end == 0) => return None,
+        (None, Some(length)) => length,
+        (None, None) if last < HEAD => return None,
+        (None, None) => HEAD,
+    };
+    if has_missing_sector(rest, at, end) {
+        return None;
+    }
+    Some("its checksum is wrong, and no part of it is missing".into())
+}
+
+/// Whether a disk sector that holds a part of `rest[..end]` was never written.
+fn has_missing_sector(rest: &[u8], at: u64, end: usize) -> bool {
+    let mut from = 0;
+    while from < end {
+        let to = ((at + from as u64) / SECTOR + 1) * SECTOR - at;
+        let to = (to as usize).min(rest.len());
+        if rest[from..to].iter().all(|byte| *byte == 0) {
+            return true;
+        }
+        from = to;
+    }
+    // What lies beyond the file's end was never written either.
+    end > rest.len()
+}
+
+/// Cuts what an unfinished write left behind.
+fn cut(segment: &Segment, rest: &Rest) -> Result<(), OpenError> {
+    if let Some((offset, why)) = &rest.damage {
+        return Err(OpenError::damaged(&segment.path, *offset, why.clone()));
+    }
+    let failed = |source: io::Error| OpenError::io("write to", &segment.path, source);
+    if rest.unfinished || rest.remains {
+        let bytes = rest.length - u64::from(rest.end);
+        tracing::warn!(file = %segment.path.display(), at = rest.end, bytes, "cut an unfinished write, which was never acknowledged");
+    }
+    segment.file.set_len(u64::from(rest.end)).map_err(failed)?;
+    // What was read may so far be in the page cache only.
+    segment.file.sync_all().map_err(failed)
+}

@@ -1,0 +1,79 @@
+//! Every bound on what a peer may make us hold or wait for, and why it is what it is.
+//!
+//! The libraries' defaults are not used silently: hyper has no limit on handshakes, quinn's
+//! connection window is unbounded.
+
+use identity::Peer;
+use std::{sync::Arc, time::Duration};
+
+/// TCP, TLS and QUIC handshakes, and the head of a request. A slow link needs two or three seconds.
+pub(crate) const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// How often a quiet connection is tried, and how long an answer may take. A dead peer shows after
+/// about 15 s on either protocol; leases guard what needs to know sooner.
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(5);
+pub(crate) const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(10);
+pub(crate) const IDLE: Duration = Duration::from_secs(15);
+
+/// What running calls get once the server shuts down.
+pub(crate) const GRACE: Duration = Duration::from_secs(5);
+
+/// How long HTTP/3 may take before HTTP/2 is tried beside it: three round trips at 100 ms. A network
+/// that blocks UDP costs this once.
+pub(crate) const HTTP3_HEAD_START: Duration = Duration::from_millis(300);
+/// How long a channel that fell back stays away from HTTP/3.
+pub(crate) const HTTP3_RETRY: Duration = Duration::from_mins(1);
+
+/// Headers of one message. Tokens and traces fit many times.
+pub(crate) const HEADERS: u32 = 64 << 10;
+
+/// Connections at once, for each of the protocols; beyond it new ones are refused. 20,000 idle ones
+/// cost about 4 GiB, were all of them HTTP/3.
+pub(crate) const CONNECTIONS: usize = 20_000;
+/// QUIC handshakes at once before addresses must be proven by a further round trip, so that a flood
+/// from forged addresses costs nothing.
+pub(crate) const UNPROVEN_HANDSHAKES: usize = 64;
+
+/// Streams that were reset at once before the connection is closed ("rapid reset", CVE-2023-44487).
+pub(crate) const RESETS: usize = 64;
+
+/// One stream's window: 80 Mbit/s at 100 ms.
+pub(crate) const STREAM_WINDOW: u32 = 1 << 20;
+/// What quinn keeps for retransmission: 1 Gbit/s at 100 ms.
+const SEND_WINDOW: u64 = 16 << 20;
+
+/// The unidirectional streams that HTTP/3 needs (control, two of QPACK, one unknown), twice.
+const UNI_STREAMS: u32 = 8;
+
+/// Calls that one peer may have open on one connection. Those beyond wait at the client.
+pub(crate) fn streams(peer: &Peer) -> u32 {
+    match peer {
+        Peer::Anonymous => 256,
+        Peer::Worker(_) | Peer::Service(_) => 1024,
+    }
+}
+
+/// What one connection may hold unread. A window of one stream is used up by one reader that
+/// stalls, so this one must be many of those, or a few stalled calls starve all others. Who is not
+/// known gets less.
+pub(crate) fn connection_window(peer: &Peer) -> u32 {
+    match peer {
+        Peer::Anonymous => 16 << 20,
+        Peer::Worker(_) | Peer::Service(_) => 128 << 20,
+    }
+}
+
+/// QUIC's settings. `streams` is 0 at the client: servers open no calls.
+pub(crate) fn quic(streams: u32, connection_window: u32) -> Arc<quinn::TransportConfig> {
+    let mut config = quinn::TransportConfig::default();
+    config
+        .max_idle_timeout(Some(IDLE.try_into().expect("15 s fit into a varint of milliseconds")))
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_concurrent_bidi_streams(streams.into())
+        .max_concurrent_uni_streams(UNI_STREAMS.into())
+        .stream_receive_window(STREAM_WINDOW.into())
+        .receive_window(connection_window.into())
+        .send_window(SEND_WINDOW)
+        .datagram_receive_buffer_size(None);
+    Arc::new(config)
+}

@@ -1,0 +1,121 @@
+//! The TCP wing: TLS, then HTTP/1.1 or HTTP/2 by hyper.
+
+use super::Shared;
+use crate::{Connection, Protocol, call, limits};
+use axum::{body::Body, http::HeaderValue};
+use http::{Request, Response, Version, header::ALT_SVC};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use identity::Peer;
+use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::task::TaskTracker;
+
+/// Pause after an accept that failed for want of descriptors, so that the loop does not spin.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Accepts until shutdown, then waits for the connections to end.
+pub(super) async fn serve(listener: TcpListener, tls: TlsAcceptor, shared: Shared) {
+    let connections = TaskTracker::new();
+    let free = Arc::new(Semaphore::new(limits::CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shared.shutdown.cancelled() => break,
+        };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "no connection could be accepted");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(permit) = free.clone().try_acquire_owned() else {
+            tracing::warn!(%address, "refused: {} connections are open", limits::CONNECTIONS);
+            continue;
+        };
+        let (tls, shared) = (tls.clone(), shared.clone());
+        connections.spawn(async move {
+            match handshake(stream, address, &tls).await {
+                Ok((stream, connection)) => converse(stream, connection, shared).await,
+                Err(error) => tracing::debug!(%address, %error, "handshake failed"),
+            }
+            drop(permit);
+        });
+    }
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+async fn handshake(
+    stream: TcpStream,
+    address: SocketAddr,
+    tls: &TlsAcceptor,
+) -> io::Result<(TlsStream<TcpStream>, Connection)> {
+    stream.set_nodelay(true)?;
+    let stream = tokio::time::timeout(limits::HANDSHAKE, tls.accept(stream)).await??;
+    let chain = stream.get_ref().1.peer_certificates();
+    // hyper tells HTTP/1.1 from HTTP/2 later; each request corrects it.
+    let connection =
+        super::connection(chain, address, Protocol::Http2).map_err(io::Error::other)?;
+    Ok((stream, connection))
+}
+
+async fn converse(stream: TlsStream<TcpStream>, connection: Connection, shared: Shared) {
+    let builder = builder(&connection.peer);
+    let shutdown = shared.shutdown.clone();
+    let service = service_fn(move |request| answer(request, connection.clone(), shared.clone()));
+    let mut http = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let result = tokio::select! {
+        result = &mut http => result,
+        () = shutdown.cancelled() => {
+            http.as_mut().graceful_shutdown();
+            tokio::time::timeout(limits::GRACE, http).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+async fn answer(
+    mut request: Request<Incoming>,
+    mut connection: Connection,
+    shared: Shared,
+) -> Result<Response<Body>, Infallible> {
+    if request.version() != Version::HTTP_2 {
+        connection.protocol = Protocol::Http1;
+    }
+    request.extensions_mut().insert(connection);
+    let mut response = call::handle(shared.router, request.map(Body::new)).await;
+    if let Ok(value) = HeaderValue::from_str(&format!("h3=\":{}\"; ma=86400", shared.port)) {
+        response.headers_mut().insert(ALT_SVC, value);
+    }
+    Ok(response)
+}
+
+fn builder(peer: &Peer) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits::HANDSHAKE);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits::streams(peer))
+        .max_pending_accept_reset_streams(limits::RESETS)
+        .max_local_error_reset_streams(limits::RESETS)
+        .max_header_list_size(limits::HEADERS)
+        .initial_stream_window_size(limits::STREAM_WINDOW)
+        .initial_connection_window_size(limits::connection_window(peer))
+        .keep_alive_interval(limits::KEEP_ALIVE)
+        .keep_alive_timeout(limits::KEEP_ALIVE_ANSWER);
+    builder
+}
