@@ -37,3 +37,9 @@ pub fn random<const N: usize>() -> [u8; N] {
         .expect("the system's source of randomness answers");
     bytes
 }
+
+/// The same as hex digits, two for each byte.
+#[must_use]
+pub fn random_hex<const N: usize>() -> String {
+    peer::hex(&random::<N>())
+}
