@@ -1,3 +1,3 @@
-//! Registers workers, gives them certificates, knows which are alive.
+//! svc-registry as a process of its own.
 
 fn main() {}

@@ -1,0 +1,122 @@
+//! What texts may come in. An event can never be refused for its size, since nothing longer passes.
+
+/// A field that is not what it should be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{field}` {why}")]
+pub(crate) struct InvalidField {
+    field: &'static str,
+    why: String,
+}
+
+/// Characters of the name of a worker.
+pub(crate) const NAME: usize = 100;
+/// Characters of what a worker says of its system.
+pub(crate) const SYSTEM: usize = 100;
+/// Characters of a reason.
+pub(crate) const NOTE: usize = 1_000;
+const TAGS: usize = 64;
+const TAG: usize = 64;
+const SLOTS: u32 = 10_000;
+
+/// The text without blanks around it; it may be empty.
+pub(crate) fn text(
+    field: &'static str,
+    text: &str,
+    longest: usize,
+) -> Result<String, InvalidField> {
+    let text = text.trim();
+    let length = text.chars().count();
+    if length > longest {
+        return Err(InvalidField::new(
+            field,
+            format!("has {length} characters; at most {longest} are allowed"),
+        ));
+    }
+    if let Some(control) = text.chars().find(|char| char.is_control()) {
+        return Err(InvalidField::new(
+            field,
+            format!("holds the control character {control:?}; remove it"),
+        ));
+    }
+    Ok(text.into())
+}
+
+/// The tags without blanks around them, each once. Case does not tell tags apart, but is kept.
+pub(crate) fn tags(tags: &[String]) -> Result<Vec<String>, InvalidField> {
+    let mut known: Vec<String> = Vec::new();
+    if tags.len() > TAGS {
+        return Err(InvalidField::new(
+            "tags",
+            format!("has {} entries; at most {TAGS} are allowed", tags.len()),
+        ));
+    }
+    for tag in tags {
+        let tag = text("tags", tag, TAG)?;
+        if tag.is_empty() {
+            return Err(InvalidField::new("tags", "holds an empty tag; remove it".into()));
+        }
+        if !known.iter().any(|known| known.to_lowercase() == tag.to_lowercase()) {
+            known.push(tag);
+        }
+    }
+    Ok(known)
+}
+
+pub(crate) fn slots(slots: i32) -> Result<u32, InvalidField> {
+    u32::try_from(slots).ok().filter(|&slots| slots <= SLOTS).ok_or_else(|| {
+        InvalidField::new("slots", format!("is {slots}; it should be between 0 and {SLOTS}"))
+    })
+}
+
+impl InvalidField {
+    pub(crate) fn new(field: &'static str, why: String) -> Self {
+        Self { field, why }
+    }
+}
+
+impl From<InvalidField> for tonic::Status {
+    fn from(error: InvalidField) -> Self {
+        Self::invalid_argument(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owned(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn tags_are_trimmed_and_told_apart_without_case_but_shown_as_written() {
+        assert_eq!(tags(&owned(&[" Golang", "golang ", "GPU"])), Ok(owned(&["Golang", "GPU"])));
+        assert_eq!(tags(&[]), Ok(vec![]));
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_text_is_said() {
+        let why = |tags: Result<Vec<String>, InvalidField>| tags.unwrap_err().to_string();
+        assert_eq!(why(tags(&owned(&["go", " "]))), "`tags` holds an empty tag; remove it");
+        assert_eq!(
+            why(tags(&owned(&["go\n"; 65]))),
+            "`tags` has 65 entries; at most 64 are allowed"
+        );
+        assert_eq!(
+            why(tags(&owned(&["a\0b"]))),
+            "`tags` holds the control character '\\0'; remove it"
+        );
+        assert!(tags(&["é".repeat(64)]).is_ok());
+        assert!(tags(&["é".repeat(65)]).is_err());
+        assert_eq!(
+            text("name", &"x".repeat(101), NAME).unwrap_err().to_string(),
+            "`name` has 101 characters; at most 100 are allowed"
+        );
+        assert_eq!(slots(0), Ok(0));
+        assert_eq!(
+            slots(-1).unwrap_err().to_string(),
+            "`slots` is -1; it should be between 0 and 10000"
+        );
+        assert!(slots(10_001).is_err());
+    }
+}

@@ -1,0 +1,96 @@
+//! What runs: the owner of the state, and the task that knows who is connected.
+
+use axum::Router;
+use eventlog::{Clock, Log, Origin, Rules, Stopped, owner::OwnerError};
+use identity::{Authority, MasterKey};
+use proto::registry::v1::registry_server::RegistryServer;
+use tokio::task::JoinHandle;
+use tonic::service::Routes;
+
+use crate::{
+    api::{Api, Secrets},
+    codec,
+    config::Config,
+    domain::{self, Command, Event, Rejection, State},
+    presence,
+};
+
+pub(crate) type Owner = eventlog::Owner<State, Command, Event, Rejection>;
+
+/// Largest request, in bytes.
+const MAX_REQUEST: usize = 64 << 10;
+
+/// What the service needs.
+#[derive(Clone, Debug)]
+pub struct Deps {
+    pub log: Log,
+    pub clock: Clock,
+    /// Seals the registration secret.
+    pub master_key: MasterKey,
+    /// Signs the certificates of workers.
+    pub authority: Authority,
+}
+
+/// What runs.
+#[derive(Debug)]
+pub struct Service {
+    /// The gRPC service `Registry`, for services of the house only.
+    pub router: Router,
+    /// Ends only when the process must stop, or every clone of the router is gone.
+    pub task: JoinHandle<Result<(), RunError>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("start svc-registry")]
+    Owner(#[from] OwnerError),
+    #[error("start svc-registry")]
+    Stopped(#[from] Stopped),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("run svc-registry")]
+    Owner(#[from] OwnerError),
+    #[error("run svc-registry: a task of it failed")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// Replays the log and starts the service. Every worker that was there has the grace time to attach.
+pub async fn start(deps: Deps, config: Config) -> Result<Service, StartError> {
+    let rules = Rules {
+        owns: codec::OWNS,
+        follows: &[],
+        decide: domain::decide,
+        stream: codec::stream,
+        encode: codec::encode,
+        decode: codec::decode,
+    };
+    let (owner, owner_task) = Owner::start(deps.log, rules).await?;
+    let secrets = Secrets::new(deps.master_key);
+    let (_, sealed) = secrets.make();
+    let first = Command::CreateRegistrationSecret { sealed, at: deps.clock.now() };
+    owner.ask(first, Origin::service("svc-registry")).await?.expect("is never refused");
+    let (presence, presence_task) =
+        presence::Task::new(owner.clone(), deps.clock.clone(), config.grace()).await?;
+    let task = tokio::spawn(run(owner_task, tokio::spawn(presence_task.run())));
+    let api =
+        Api { owner, presence, secrets, clock: deps.clock, authority: deps.authority, config };
+    let server = RegistryServer::new(api).max_decoding_message_size(MAX_REQUEST);
+    let router = transport::services_only(Routes::new(server).into_axum_router());
+    Ok(Service { router, task })
+}
+
+async fn run(
+    mut owner: JoinHandle<Result<(), OwnerError>>,
+    presence: JoinHandle<()>,
+) -> Result<(), RunError> {
+    tokio::select! {
+        ended = &mut owner => return Ok(ended??),
+        ended = presence => ended?,
+    }
+    Ok(owner.await??)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,55 @@
+//! What clients are shown: what the log knows of a worker, and whether it is connected.
+
+use ids::{Timestamp, WorkerId};
+use proto::registry::v1 as wire;
+
+use crate::domain::{State, Worker};
+
+/// What only a running service knows of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Contact {
+    pub connected: bool,
+    pub last_at: Timestamp,
+}
+
+/// All registered workers, oldest first. Without a running service, `contact` answers `None`.
+pub fn view(state: &State, contact: impl Fn(WorkerId) -> Option<Contact>) -> Vec<wire::Worker> {
+    let mut workers: Vec<_> = state.registered().collect();
+    workers.sort_by_key(|&(id, worker)| (worker.registered_at, id));
+    workers.into_iter().map(|(id, worker)| view_of(id, worker, contact(id))).collect()
+}
+
+/// One worker.
+#[must_use]
+pub fn view_of(id: WorkerId, worker: &Worker, contact: Option<Contact>) -> wire::Worker {
+    let last_contact_at = contact.map_or(worker.last_contact_at, |contact| contact.last_at);
+    let description = &worker.description;
+    wire::Worker {
+        worker_id: id.to_string(),
+        name: worker.name.clone(),
+        state: state_of(worker).into(),
+        slots: description.slots as i32,
+        tags: description.tags.clone(),
+        registered_at: worker.registered_at.0,
+        last_contact_at: last_contact_at.0,
+        os: description.os.clone(),
+        arch: description.arch.clone(),
+        version: description.version.clone(),
+        note: worker.suspended.clone().unwrap_or_default(),
+        certificate_expires_at: worker.certificate_expires_at.0,
+        primary: worker.primary,
+        connected: contact.is_some_and(|contact| contact.connected),
+    }
+}
+
+fn state_of(worker: &Worker) -> wire::WorkerState {
+    if worker.deregistered {
+        wire::WorkerState::Deregistered
+    } else if worker.lost {
+        wire::WorkerState::Lost
+    } else if worker.suspended.is_some() {
+        wire::WorkerState::Suspended
+    } else {
+        wire::WorkerState::Active
+    }
+}
