@@ -1,1 +1,24 @@
 //! Queues runs, leases them to workers, and knows how each ended.
+//!
+//! In reading order: [`domain`] (what is decided and remembered), `codec` (the stored form of its
+//! events), `wire` (runs and specs as other services see them), `service` (the rules for the owner of
+//! the state, and the start), `connections` (which workers are attached), `effects` (assigns, sends,
+//! cancels, takes back), `watchers` (who wants to hear of which run), `api` (gRPC), `config`.
+//!
+//! What is not here: heartbeats and grace times (the registry says who is lost), binaries, logs,
+//! secrets (an argument from the vault is only named).
+
+mod api;
+mod codec;
+mod config;
+mod connections;
+pub mod domain;
+mod effects;
+mod service;
+mod watchers;
+mod wire;
+
+pub use codec::decode;
+pub use config::Config;
+pub use service::{Deps, Service, ServiceError, StartError, start};
+pub use wire::view;

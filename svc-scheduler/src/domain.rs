@@ -1,0 +1,357 @@
+//! What the scheduler decides, and what it remembers.
+//!
+//! ```text
+//!          submit           assign            report             report
+//! (unknown) ────▶ Queued ─────────▶ Assigned ───────▶ Running ─────────▶ Succeeded, Failed
+//!                  ▲  │               │   │              │  │                 ▲
+//!                  │  │ cancel        │   └──────────────┤  └─ too many ──────┤
+//!                  │  ▼               │                  │     attempts       │
+//!                  │ Cancelled ◀──────┴─ after a cancel ─┤                    │
+//!                  └──── lost, given back, not begun ────┴────────────────────┘
+//! ```
+//!
+//! Invariants:
+//! - A terminal state never changes.
+//! - A run has at most one live attempt; attempts count up from 1; each is recorded before its worker
+//!   can hear of it, and fenced by its own token.
+//! - A worker never holds more runs than slots because of an assignment.
+//! - A queue is never scanned: runs that ask for the same wait in one line ([`queue`]).
+//! - Events of different streams may be folded in any order: the state of a run, of a worker, and of
+//!   every index depends only on the order within each stream.
+//! - This module does no IO and reads no clock. Time and fresh tokens come inside the command, and so
+//!   does which workers are attached.
+
+mod assign;
+mod explain;
+mod queue;
+mod report;
+mod run;
+mod spec;
+mod state;
+mod worker;
+
+use std::sync::Arc;
+
+use ids::{Attempt, JobId, LeaseToken, RunId, RunNumber, Timestamp, WorkerId};
+
+pub use explain::{Missing, Placement, explain, placement};
+pub use report::{Lease, Report, Reported, ReportedJob};
+pub use run::{AttemptRecord, Job, JobState, Run, RunState};
+pub use spec::{
+    ArgumentSpec, ArgumentValue, Build, JobSpec, MAX_JOBS, MAX_SPEC_BYTES, RunKind, RunSpec,
+    SpecError,
+};
+pub use state::{Filter, State};
+pub use worker::{Connected, Presence, Requirement, Worker, WorkerChange, WorkerFact};
+
+/// A wish. It can be refused.
+#[derive(Clone, Debug)]
+pub enum Command {
+    SubmitRun {
+        run: RunId,
+        spec: RunSpec,
+        start_reason: String,
+        started_by: String,
+        at: Timestamp,
+    },
+    CancelRun {
+        run: RunId,
+        by: String,
+        note: String,
+        at: Timestamp,
+    },
+    /// Gives queued runs to attached workers, at most one for each token.
+    AssignRuns {
+        connected: Arc<Connected>,
+        tokens: Vec<LeaseToken>,
+        at: Timestamp,
+    },
+    ReportRun {
+        run: RunId,
+        worker: WorkerId,
+        /// `None` stands for whatever attempt the worker holds.
+        lease: Option<Lease>,
+        report: Report,
+        max_attempts: u32,
+        at: Timestamp,
+    },
+    /// The worker attached and holds just these: what it had begun and does not hold is lost.
+    ReconcileWorker {
+        worker: WorkerId,
+        held: Vec<(RunId, Lease)>,
+        max_attempts: u32,
+        at: Timestamp,
+    },
+    /// Takes all runs away from a worker that is lost or deregistered.
+    ReleaseWorker {
+        worker: WorkerId,
+        max_attempts: u32,
+        at: Timestamp,
+    },
+    /// Takes the run away from a worker that did not begin it in time.
+    ExpireStart {
+        run: RunId,
+        attempt: Attempt,
+        max_attempts: u32,
+        at: Timestamp,
+    },
+}
+
+/// A fact about a run. It happened, is never refused, and is stored for ever.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    RunSubmitted {
+        run: RunId,
+        number: RunNumber,
+        spec: Arc<RunSpec>,
+        start_reason: String,
+        started_by: String,
+        at: Timestamp,
+    },
+    RunAssigned {
+        run: RunId,
+        attempt: Attempt,
+        worker: WorkerId,
+        token: LeaseToken,
+        at: Timestamp,
+    },
+    RunStarted {
+        run: RunId,
+        attempt: Attempt,
+        at: Timestamp,
+    },
+    JobStarted {
+        run: RunId,
+        attempt: Attempt,
+        job: JobId,
+        at: Timestamp,
+    },
+    JobFinished {
+        run: RunId,
+        attempt: Attempt,
+        job: JobId,
+        state: JobState,
+        message: String,
+        at: Timestamp,
+    },
+    RunRequeued {
+        run: RunId,
+        attempt: Attempt,
+        reason: String,
+        at: Timestamp,
+    },
+    RunCancelRequested {
+        run: RunId,
+        by: String,
+        note: String,
+        at: Timestamp,
+    },
+    RunCancelled {
+        run: RunId,
+        reason: String,
+        at: Timestamp,
+    },
+    RunFinished {
+        run: RunId,
+        attempt: Attempt,
+        outcome: Outcome,
+        reason: String,
+        stopped_early: bool,
+        build: Option<Arc<Build>>,
+        at: Timestamp,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Succeeded,
+    Failed,
+}
+
+impl From<Outcome> for RunState {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Succeeded => Self::Succeeded,
+            Outcome::Failed => Self::Failed,
+        }
+    }
+}
+
+impl Event {
+    #[must_use]
+    pub const fn run(&self) -> RunId {
+        match self {
+            Self::RunSubmitted { run, .. }
+            | Self::RunAssigned { run, .. }
+            | Self::RunStarted { run, .. }
+            | Self::JobStarted { run, .. }
+            | Self::JobFinished { run, .. }
+            | Self::RunRequeued { run, .. }
+            | Self::RunCancelRequested { run, .. }
+            | Self::RunCancelled { run, .. }
+            | Self::RunFinished { run, .. } => *run,
+        }
+    }
+}
+
+/// What the state folds: its own events, and what the registry says of workers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fact {
+    Run(Event),
+    Worker(WorkerFact),
+}
+
+impl From<Event> for Fact {
+    fn from(event: Event) -> Self {
+        Self::Run(event)
+    }
+}
+
+/// Why a command was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    #[error(transparent)]
+    InvalidSpec(#[from] SpecError),
+    #[error("there is no run {0}")]
+    UnknownRun(RunId),
+    #[error("run {run} has no job {job}")]
+    UnknownJob { run: RunId, job: JobId },
+    /// `now` says who has the run.
+    #[error("worker {worker} does not hold this lease of run {run}: {now}; stop working on it")]
+    StaleLease { run: RunId, worker: WorkerId, now: String },
+    #[error("run {run} has already {}; what it did is not changed any more", .state.word())]
+    RunEnded { run: RunId, state: RunState },
+}
+
+/// The facts that follow from `command`, given everything known so far.
+///
+/// An empty answer means that the wish was already true, so retries are harmless.
+pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> {
+    match command {
+        Command::SubmitRun { run, spec, start_reason, started_by, at } => {
+            submit_run(state, run, spec, start_reason, started_by, at)
+        }
+        Command::CancelRun { run, by, note, at } => cancel_run(state, run, by, note, at),
+        Command::AssignRuns { connected, tokens, at } => {
+            Ok(assign::assign_runs(state, &connected, tokens, at))
+        }
+        Command::ReportRun { run, worker, lease, report, max_attempts, at } => {
+            let ask = report::Ask { run, worker, lease, max_attempts, at };
+            report::report_run(state, ask, report)
+        }
+        Command::ReconcileWorker { worker, held, max_attempts, at } => {
+            Ok(reconcile_worker(state, worker, &held, max_attempts, at))
+        }
+        Command::ReleaseWorker { worker, max_attempts, at } => {
+            Ok(release_worker(state, worker, max_attempts, at))
+        }
+        Command::ExpireStart { run, attempt, max_attempts, at } => {
+            Ok(expire_start(state, run, attempt, max_attempts, at))
+        }
+    }
+}
+
+fn submit_run(
+    state: &State,
+    run: RunId,
+    spec: RunSpec,
+    start_reason: String,
+    started_by: String,
+    at: Timestamp,
+) -> Result<Vec<Event>, Rejection> {
+    if state.run(run).is_some() {
+        return Ok(vec![]);
+    }
+    spec.check()?;
+    let number = match spec.kind {
+        RunKind::Pipeline => state.next_number(spec.pipeline),
+        RunKind::Build => RunNumber(0),
+    };
+    let spec = Arc::new(spec);
+    Ok(vec![Event::RunSubmitted { run, number, spec, start_reason, started_by, at }])
+}
+
+fn cancel_run(
+    state: &State,
+    run: RunId,
+    by: String,
+    note: String,
+    at: Timestamp,
+) -> Result<Vec<Event>, Rejection> {
+    let known = state.run(run).ok_or(Rejection::UnknownRun(run))?;
+    Ok(match known.state {
+        RunState::Queued => {
+            vec![Event::RunCancelled { run, reason: run::cancel_reason(&by, &note), at }]
+        }
+        state if state.is_held() && known.cancel_requested.is_none() => {
+            vec![Event::RunCancelRequested { run, by, note, at }]
+        }
+        _ => vec![],
+    })
+}
+
+fn reconcile_worker(
+    state: &State,
+    worker: WorkerId,
+    held: &[(RunId, Lease)],
+    max_attempts: u32,
+    at: Timestamp,
+) -> Vec<Event> {
+    let is_lost = |run: &RunId| {
+        let Some(known) = state.run(*run) else { return false };
+        let begun = known.state == RunState::Running || known.cancel_requested.is_some();
+        let current = known.current().map(|attempt| (*run, Lease::of(attempt)));
+        begun && !current.is_some_and(|lease| held.contains(&lease))
+    };
+    let reason = "the agent restarted and lost the run";
+    let lost = state.held_by(worker).filter(is_lost);
+    lost.filter_map(|run| end_attempt(state, run, reason, max_attempts, at)).collect()
+}
+
+fn release_worker(state: &State, id: WorkerId, max_attempts: u32, at: Timestamp) -> Vec<Event> {
+    let Some(worker) = state.worker(id).filter(|worker| worker.is_gone()) else { return vec![] };
+    let how = if worker.deregistered { "deregistered" } else { "lost" };
+    let reason = format!("worker {} was {how}", worker.name);
+    let held = state.held_by(id);
+    held.filter_map(|run| end_attempt(state, run, &reason, max_attempts, at)).collect()
+}
+
+fn expire_start(
+    state: &State,
+    run: RunId,
+    attempt: Attempt,
+    max_attempts: u32,
+    at: Timestamp,
+) -> Vec<Event> {
+    let waiting = state.run(run).filter(|known| known.state == RunState::Assigned);
+    let Some(current) = waiting.and_then(Run::current).filter(|now| now.attempt == attempt) else {
+        return vec![];
+    };
+    let reason =
+        format!("worker {} did not begin the run in time", state.worker_name(current.worker));
+    end_attempt(state, run, &reason, max_attempts, at).into_iter().collect()
+}
+
+/// What follows when an attempt ends without an end of the run.
+fn end_attempt(
+    state: &State,
+    run: RunId,
+    reason: &str,
+    max_attempts: u32,
+    at: Timestamp,
+) -> Option<Event> {
+    let known = state.run(run)?;
+    let attempt = known.current()?.attempt;
+    Some(if let Some(wish) = &known.cancel_requested {
+        Event::RunCancelled { run, reason: format!("{wish}; {reason}"), at }
+    } else if attempt.0 >= max_attempts {
+        let reason = format!("given up after {attempt} attempts; the last one: {reason}");
+        let outcome = Outcome::Failed;
+        Event::RunFinished { run, attempt, outcome, reason, stopped_early: false, build: None, at }
+    } else {
+        Event::RunRequeued { run, attempt, reason: reason.to_owned(), at }
+    })
+}
+
+#[cfg(test)]
+mod tests;

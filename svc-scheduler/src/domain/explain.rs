@@ -1,0 +1,207 @@
+//! Why a run waits, in numbers and in one sentence.
+
+use ids::{RunId, WorkerId};
+
+use super::{
+    assign::{seats, suitable},
+    queue::Class,
+    run::{Run, RunState},
+    state::State,
+    worker::{Connected, Presence, Requirement, Worker},
+};
+
+/// How far a place in the line is counted.
+const MAX_POSITION: usize = 10_000;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Placement {
+    /// One sentence for people.
+    pub summary: String,
+    /// Workers that are registered.
+    pub workers: usize,
+    pub matching: usize,
+    /// Of those that match: no free slot, or draining.
+    pub full: usize,
+    pub suspended: usize,
+    pub not_connected: usize,
+    /// How many workers lack each tag, or refuse it.
+    pub missing: Vec<Missing>,
+    /// Runs before it that want the same.
+    pub queue_position: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    pub tag: String,
+    pub workers: usize,
+}
+
+/// `None`: there is no such run.
+#[must_use]
+pub fn explain(state: &State, id: RunId, connected: &Connected) -> Option<Placement> {
+    let run = state.run(id)?;
+    let mut placement = placement(state, run, connected);
+    if run.state == RunState::Queued {
+        let place = (run.submitted_at, id);
+        let before = state.queue.position(&Class::of(run), &place, MAX_POSITION);
+        if before > 0 {
+            placement.summary += &format!("; {} waiting before it", count(before, "run"));
+        }
+        placement.queue_position = before;
+    }
+    Some(placement)
+}
+
+/// Why the run waits, but for its place in the line: the same for all runs that ask for the same.
+#[must_use]
+pub fn placement(state: &State, run: &Run, connected: &Connected) -> Placement {
+    let class = Class::of(run);
+    let mut placement = Placement {
+        workers: state.workers().count(),
+        missing: missing(state, &class.requirement),
+        ..Placement::default()
+    };
+    let matching = |(id, worker): &(WorkerId, &Worker)| worker.suits(*id, &class.requirement);
+    for (id, worker) in state.workers().filter(matching) {
+        placement.matching += 1;
+        match connected.get(id) {
+            _ if worker.suspended => placement.suspended += 1,
+            None => placement.not_connected += 1,
+            _ if worker.lost => placement.not_connected += 1,
+            Some(presence) if is_full(state, id, worker, presence) => placement.full += 1,
+            Some(_) => {}
+        }
+    }
+    placement.summary = summary(state, run, &class, &placement, connected);
+    placement
+}
+
+fn is_full(state: &State, id: WorkerId, worker: &Worker, presence: Presence) -> bool {
+    match presence {
+        Presence::Pushed => state.held_count(id) >= worker.slots,
+        Presence::Draining => true,
+        Presence::Polls { free } => free == 0,
+        Presence::Polled => false,
+    }
+}
+
+fn missing(state: &State, requirement: &Requirement) -> Vec<Missing> {
+    let count = |tag: &String| {
+        let workers = state.workers().filter(|(_, worker)| !worker.has(tag)).count();
+        Missing { tag: tag.clone(), workers }
+    };
+    requirement.tags.iter().map(count).filter(|missing| missing.workers > 0).collect()
+}
+
+fn summary(
+    state: &State,
+    run: &Run,
+    class: &Class,
+    placement: &Placement,
+    connected: &Connected,
+) -> String {
+    if let Some(current) = run.current() {
+        let worker = state.worker_name(current.worker);
+        return format!("the run is {} on worker `{worker}`", on_worker(run.state));
+    }
+    if run.state.is_terminal() {
+        return format!("the run has ended: {}", run.state.word());
+    }
+    if placement.matching == 0 {
+        return format!(
+            "{}; the run waits until one joins",
+            nobody(state, &class.requirement, placement)
+        );
+    }
+    availability(state, class, placement, connected)
+}
+
+fn on_worker(state: RunState) -> &'static str {
+    if state == RunState::Assigned { "assigned" } else { "running" }
+}
+
+/// Why no registered worker can ever take it.
+fn nobody(state: &State, requirement: &Requirement, placement: &Placement) -> String {
+    if placement.workers == 0 {
+        return "no worker is registered".into();
+    }
+    let pin = &requirement.pin;
+    if !pin.is_empty() {
+        let pinned = state.workers().find(|(id, worker)| worker.is_pinned_by(*id, requirement));
+        let Some((_, worker)) = pinned else {
+            return format!(
+                "the run is pinned to worker `{pin}`, and no such worker is registered"
+            );
+        };
+        let lacking = requirement.tags.iter().filter(|tag| !worker.has(tag));
+        return format!("the run is pinned to worker `{pin}`, which lacks {}", tags(lacking));
+    }
+    let nowhere: Vec<_> = placement
+        .missing
+        .iter()
+        .filter(|missing| missing.workers == placement.workers)
+        .map(|missing| &missing.tag)
+        .collect();
+    if nowhere.is_empty() {
+        return format!("no registered worker has all of {}", tags(requirement.tags.iter()));
+    }
+    let refusing =
+        state.workers().filter(|(_, worker)| nowhere.iter().any(|tag| worker.refuses(tag))).count();
+    let lacking = placement.workers - refusing;
+    let it = if nowhere.len() == 1 { "it" } else { "them" };
+    let mut parts = vec![];
+    if lacking > 0 {
+        let lack = if lacking == 1 { "lacks" } else { "lack" };
+        parts.push(format!("{} {lack} {it}", count(lacking, "worker")));
+    }
+    if refusing > 0 {
+        let refuse = if refusing == 1 { "refuses" } else { "refuse" };
+        parts.push(format!("{} {refuse} {it}", count(refusing, "worker")));
+    }
+    format!("no registered worker has {} ({})", tags(nowhere.into_iter()), parts.join(", "))
+}
+
+/// What the matching workers are doing.
+fn availability(
+    state: &State,
+    class: &Class,
+    placement: &Placement,
+    connected: &Connected,
+) -> String {
+    let seats = seats(state, connected);
+    if suitable(&seats, class).into_iter().any(|at| seats[at].free > 0) {
+        return "a matching worker is free and gets the run next".into();
+    }
+    let states = [
+        (placement.full, "busy"),
+        (placement.suspended, "suspended"),
+        (placement.not_connected, "not connected"),
+    ];
+    let counted: usize = states.iter().map(|(workers, _)| workers).sum();
+    let mut parts: Vec<_> = states
+        .into_iter()
+        .filter(|(workers, _)| *workers > 0)
+        .map(|(workers, what)| {
+            format!("{workers} {} {what}", if workers == 1 { "is" } else { "are" })
+        })
+        .collect();
+    if placement.matching > counted {
+        let others = placement.matching - counted;
+        parts.push(format!("{others} {} kept back", if others == 1 { "is" } else { "are" }));
+    }
+    let matching = match placement.matching {
+        1 => "1 worker matches".into(),
+        workers => format!("{workers} workers match"),
+    };
+    format!("{matching}: {}", parts.join(", "))
+}
+
+/// `tag \`gpu\`` or `tags \`gpu\`, \`linux\``
+fn tags<'a>(tags: impl Iterator<Item = &'a String>) -> String {
+    let quoted: Vec<_> = tags.map(|tag| format!("`{tag}`")).collect();
+    format!("{} {}", if quoted.len() == 1 { "tag" } else { "tags" }, quoted.join(", "))
+}
+
+fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}

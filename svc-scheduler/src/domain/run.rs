@@ -1,0 +1,247 @@
+//! One run: a fold of the events of its stream.
+
+use std::sync::Arc;
+
+use ids::{Attempt, JobId, LeaseToken, RunNumber, Timestamp, WorkerId};
+
+use super::{
+    Event,
+    spec::{Build, RunSpec},
+    worker::Requirement,
+};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    pub number: RunNumber,
+    pub spec: Arc<RunSpec>,
+    pub state: RunState,
+    /// Oldest first.
+    pub attempts: Vec<AttemptRecord>,
+    /// In the order of the spec.
+    pub jobs: Vec<Job>,
+    pub start_reason: String,
+    pub started_by: String,
+    pub submitted_at: Timestamp,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    /// Why it ended as it did.
+    pub reason: String,
+    pub stopped_early: bool,
+    /// Why it must stop.
+    pub cancel_requested: Option<String>,
+    pub build: Option<Arc<Build>>,
+    /// How many events it has; tells watchers whether it changed.
+    pub revision: u32,
+    pub(super) requirement: Arc<Requirement>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunState {
+    Queued,
+    Assigned,
+    Running,
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
+impl RunState {
+    #[must_use]
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+
+    /// A worker has it.
+    #[must_use]
+    pub const fn is_held(self) -> bool {
+        matches!(self, Self::Assigned | Self::Running)
+    }
+
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Assigned => "assigned",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptRecord {
+    pub attempt: Attempt,
+    pub worker: WorkerId,
+    pub token: LeaseToken,
+    pub assigned_at: Timestamp,
+    pub started_at: Option<Timestamp>,
+    pub ended_at: Option<Timestamp>,
+    /// Why it ended without ending the run; empty: it did not.
+    pub requeue_reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    pub id: JobId,
+    pub state: JobState,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    pub message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobState {
+    Waiting,
+    Running,
+    Succeeded,
+    Failed,
+    /// Never begun, since the run ended before.
+    Skipped,
+}
+
+impl JobState {
+    #[must_use]
+    pub const fn is_finished(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Skipped)
+    }
+}
+
+impl Run {
+    /// The attempt that a worker holds now.
+    #[must_use]
+    pub fn current(&self) -> Option<&AttemptRecord> {
+        self.attempts.last().filter(|_| self.state.is_held())
+    }
+
+    #[must_use]
+    pub fn requirement(&self) -> &Requirement {
+        &self.requirement
+    }
+
+    pub(super) fn submitted(event: &Event) -> Option<Self> {
+        let Event::RunSubmitted { number, spec, start_reason, started_by, at, .. } = event else {
+            return None;
+        };
+        Some(Self {
+            number: *number,
+            spec: Arc::clone(spec),
+            state: RunState::Queued,
+            attempts: vec![],
+            jobs: waiting(spec),
+            start_reason: start_reason.clone(),
+            started_by: started_by.clone(),
+            submitted_at: *at,
+            started_at: None,
+            finished_at: None,
+            reason: String::new(),
+            stopped_early: false,
+            cancel_requested: None,
+            build: None,
+            revision: 1,
+            requirement: Arc::new(Requirement::of(spec)),
+        })
+    }
+
+    pub(super) fn evolve(&mut self, event: &Event) {
+        self.revision += 1;
+        match event {
+            Event::RunSubmitted { .. } => {}
+            Event::RunAssigned { attempt, worker, token, at, .. } => {
+                self.state = RunState::Assigned;
+                self.attempts.push(AttemptRecord {
+                    attempt: *attempt,
+                    worker: *worker,
+                    token: *token,
+                    assigned_at: *at,
+                    started_at: None,
+                    ended_at: None,
+                    requeue_reason: String::new(),
+                });
+            }
+            Event::RunStarted { at, .. } => {
+                self.state = RunState::Running;
+                self.started_at = Some(*at);
+                if let Some(attempt) = self.attempts.last_mut() {
+                    attempt.started_at = Some(*at);
+                }
+            }
+            Event::JobStarted { job, at, .. } => {
+                if let Some(job) = self.job_mut(*job) {
+                    (job.state, job.started_at) = (JobState::Running, Some(*at));
+                }
+            }
+            Event::JobFinished { job, state, message, at, .. } => {
+                if let Some(job) = self.job_mut(*job) {
+                    (job.state, job.finished_at) = (*state, Some(*at));
+                    job.message.clone_from(message);
+                }
+            }
+            Event::RunRequeued { reason, at, .. } => {
+                self.state = RunState::Queued;
+                self.started_at = None;
+                self.jobs = waiting(&self.spec);
+                if let Some(attempt) = self.attempts.last_mut() {
+                    attempt.ended_at = Some(*at);
+                    attempt.requeue_reason.clone_from(reason);
+                }
+            }
+            Event::RunCancelRequested { by, note, .. } => {
+                self.cancel_requested = Some(cancel_reason(by, note));
+            }
+            Event::RunCancelled { reason, at, .. } => self.end(RunState::Cancelled, reason, *at),
+            Event::RunFinished { outcome, reason, stopped_early, build, at, .. } => {
+                self.end((*outcome).into(), reason, *at);
+                self.stopped_early = *stopped_early;
+                self.build.clone_from(build);
+            }
+        }
+    }
+
+    fn end(&mut self, state: RunState, reason: &str, at: Timestamp) {
+        if let Some(attempt) = self.attempts.last_mut().filter(|_| self.state.is_held()) {
+            attempt.ended_at = Some(at);
+        }
+        self.state = state;
+        self.reason = reason.to_owned();
+        self.finished_at = Some(at);
+        for job in &mut self.jobs {
+            match job.state {
+                JobState::Waiting => job.state = JobState::Skipped,
+                // Nobody will ever say how it went.
+                JobState::Running => {
+                    job.state = JobState::Failed;
+                    job.finished_at = Some(at);
+                    "the run ended before this job did".clone_into(&mut job.message);
+                }
+                JobState::Succeeded | JobState::Failed | JobState::Skipped => {}
+            }
+        }
+    }
+
+    fn job_mut(&mut self, id: JobId) -> Option<&mut Job> {
+        self.jobs.iter_mut().find(|job| job.id == id)
+    }
+}
+
+fn waiting(spec: &RunSpec) -> Vec<Job> {
+    let job = |id| Job {
+        id,
+        state: JobState::Waiting,
+        started_at: None,
+        finished_at: None,
+        message: String::new(),
+    };
+    spec.jobs.iter().map(|spec| job(spec.id)).collect()
+}
+
+/// `cancelled by user:alice: wrong branch`
+pub(super) fn cancel_reason(by: &str, note: &str) -> String {
+    let by = if by.is_empty() { "somebody" } else { by };
+    if note.is_empty() {
+        format!("cancelled by {by}")
+    } else {
+        format!("cancelled by {by}: {note}")
+    }
+}

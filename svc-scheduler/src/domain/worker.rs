@@ -1,0 +1,161 @@
+//! What the scheduler knows of workers: a fold of the registry's facts, and which runs they suit.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ids::WorkerId;
+
+use super::spec::RunSpec;
+
+/// What the registry recorded about a worker, as far as placing runs needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerFact {
+    pub worker: WorkerId,
+    pub change: WorkerChange,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WorkerChange {
+    Registered { name: String, tags: Vec<String>, primary: bool },
+    Reported { slots: u32, tags: Vec<String> },
+    Suspended,
+    Resumed,
+    Lost,
+    Returned,
+    Deregistered,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Worker {
+    pub name: String,
+    /// Runs that it can hold at once.
+    pub slots: u32,
+    /// Takes only what no other worker can.
+    pub primary: bool,
+    pub suspended: bool,
+    pub lost: bool,
+    pub deregistered: bool,
+    /// In lower case.
+    tags: BTreeSet<String>,
+    /// Tags that it refuses, in lower case and without their sign.
+    refused: BTreeSet<String>,
+}
+
+impl Worker {
+    pub(super) fn evolve(&mut self, change: &WorkerChange) {
+        match change {
+            WorkerChange::Registered { name, tags, primary } => {
+                self.name.clone_from(name);
+                self.primary = *primary;
+                self.set_tags(tags);
+            }
+            WorkerChange::Reported { slots, tags } => {
+                self.slots = *slots;
+                self.set_tags(tags);
+            }
+            WorkerChange::Suspended => self.suspended = true,
+            WorkerChange::Resumed => self.suspended = false,
+            WorkerChange::Lost => self.lost = true,
+            WorkerChange::Returned => self.lost = false,
+            WorkerChange::Deregistered => {
+                self.deregistered = true;
+                self.set_tags(&[]);
+            }
+        }
+    }
+
+    fn set_tags(&mut self, tags: &[String]) {
+        (self.tags, self.refused) = Default::default();
+        for tag in tags {
+            let tag = tag.trim().to_lowercase();
+            match tag.strip_prefix(['-', '!']) {
+                Some(refused) => self.refused.insert(refused.trim().to_owned()),
+                None => self.tags.insert(tag),
+            };
+        }
+    }
+
+    /// Its runs must go elsewhere.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.lost || self.deregistered
+    }
+
+    /// May be given new runs.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        !self.suspended && !self.is_gone()
+    }
+
+    /// Whether a run that wants this may run here, free or not.
+    #[must_use]
+    pub fn suits(&self, id: WorkerId, requirement: &Requirement) -> bool {
+        requirement.tags.iter().all(|tag| self.has(tag)) && self.is_pinned_by(id, requirement)
+    }
+
+    pub(super) fn has(&self, tag: &str) -> bool {
+        self.tags.contains(tag) && !self.refuses(tag)
+    }
+
+    pub(super) fn refuses(&self, tag: &str) -> bool {
+        self.refused.contains(tag)
+    }
+
+    pub(super) fn is_pinned_by(&self, id: WorkerId, requirement: &Requirement) -> bool {
+        let pin = &requirement.pin;
+        pin.is_empty() || *pin == self.name || pin.parse() == Ok(id)
+    }
+}
+
+/// What a run asks of its worker; runs that ask the same wait in one queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Requirement {
+    /// The pipeline's type and its tags, in lower case, sorted, each once.
+    pub tags: Vec<String>,
+    /// Id or name of the only worker; empty: any.
+    pub pin: String,
+}
+
+impl Requirement {
+    #[must_use]
+    pub fn of(spec: &RunSpec) -> Self {
+        let tags = spec.tags.iter().chain([&spec.pipeline_type]);
+        let tags: BTreeSet<_> = tags.map(|tag| tag.trim().to_lowercase()).collect();
+        let tags = tags.into_iter().filter(|tag| !tag.is_empty()).collect();
+        Self { tags, pin: spec.pinned_worker.clone() }
+    }
+}
+
+/// Which workers are attached at this moment. Not a fact of the log: it comes with the command.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Connected(BTreeMap<WorkerId, Presence>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// Takes runs as they come, up to its slots.
+    Pushed,
+    /// Asks for one run now, having `free` room.
+    Polls { free: u32 },
+    /// Asked a moment ago and will ask again.
+    Polled,
+    /// Attached, but wants nothing new.
+    Draining,
+}
+
+impl Connected {
+    pub fn set(&mut self, worker: WorkerId, presence: Presence) {
+        self.0.insert(worker, presence);
+    }
+
+    pub fn remove(&mut self, worker: WorkerId) {
+        self.0.remove(&worker);
+    }
+
+    #[must_use]
+    pub fn get(&self, worker: WorkerId) -> Option<Presence> {
+        self.0.get(&worker).copied()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (WorkerId, Presence)> {
+        self.0.iter().map(|(&worker, &presence)| (worker, presence))
+    }
+}

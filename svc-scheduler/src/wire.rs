@@ -1,0 +1,303 @@
+//! Runs, specs and reports in the form that other services see, and that events store.
+
+use ids::{
+    Attempt, Digest, JobId, LeaseToken, ParseIdError, PipelineId, RunId, Timestamp, WorkerId,
+};
+use proto::{common::v1 as common, scheduler::v1 as pb};
+
+use crate::domain::{
+    self, ArgumentSpec, ArgumentValue, AttemptRecord, Build, Job, JobSpec, JobState, Lease,
+    Placement, Report, Reported, ReportedJob, Run, RunKind, RunSpec, RunState, State,
+};
+
+/// What arrived is not what the protocol says.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum WireError {
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    #[error("{field}: {why}")]
+    Id { field: &'static str, why: ParseIdError },
+    #[error("{field} has the unknown value {value}")]
+    Unknown { field: &'static str, value: i32 },
+}
+
+/// The run, from facts of the log alone: why a queued run waits is not among them.
+#[must_use]
+pub fn view(state: &State, id: RunId) -> Option<pb::Run> {
+    Some(run(state, id, state.run(id)?))
+}
+
+pub(crate) fn run(state: &State, id: RunId, run: &Run) -> pb::Run {
+    pb::Run {
+        run_id: id.to_string(),
+        number: run.number.0,
+        spec: Some(spec(&run.spec)),
+        state: run_state(run.state).into(),
+        attempts: run.attempts.iter().map(|record| attempt(state, record)).collect(),
+        jobs: run.jobs.iter().map(job).collect(),
+        start_reason: run.start_reason.clone(),
+        started_by: run.started_by.clone(),
+        submitted_at: run.submitted_at.0,
+        started_at: millis(run.started_at),
+        finished_at: millis(run.finished_at),
+        reason: run.reason.clone(),
+        stopped_early: run.stopped_early,
+        cancel_requested: run.cancel_requested.is_some(),
+        build: run.build.as_deref().map(build),
+    }
+}
+
+fn attempt(state: &State, record: &AttemptRecord) -> pb::Attempt {
+    pb::Attempt {
+        attempt: record.attempt.0,
+        worker_id: record.worker.to_string(),
+        worker_name: state.worker_name(record.worker),
+        assigned_at: record.assigned_at.0,
+        started_at: millis(record.started_at),
+        ended_at: millis(record.ended_at),
+        requeue_reason: record.requeue_reason.clone(),
+    }
+}
+
+fn job(job: &Job) -> pb::JobStatus {
+    pb::JobStatus {
+        id: job.id.0,
+        state: job_state(job.state).into(),
+        started_at: millis(job.started_at),
+        finished_at: millis(job.finished_at),
+        message: job.message.clone(),
+    }
+}
+
+fn millis(at: Option<Timestamp>) -> u64 {
+    at.map_or(0, Timestamp::as_millis)
+}
+
+fn run_state(state: RunState) -> pb::RunState {
+    match state {
+        RunState::Queued => pb::RunState::Queued,
+        RunState::Assigned => pb::RunState::Assigned,
+        RunState::Running => pb::RunState::Running,
+        RunState::Succeeded => pb::RunState::Succeeded,
+        RunState::Failed => pb::RunState::Failed,
+        RunState::Cancelled => pb::RunState::Cancelled,
+    }
+}
+
+pub(crate) fn job_state(state: JobState) -> pb::JobState {
+    match state {
+        JobState::Waiting => pb::JobState::Waiting,
+        JobState::Running => pb::JobState::Running,
+        JobState::Succeeded => pb::JobState::Succeeded,
+        JobState::Failed => pb::JobState::Failed,
+        JobState::Skipped => pb::JobState::Skipped,
+    }
+}
+
+pub(crate) fn read_job_state(value: i32) -> Result<JobState, WireError> {
+    let state = pb::JobState::try_from(value);
+    Ok(match state.map_err(|_| WireError::Unknown { field: "job state", value })? {
+        pb::JobState::Waiting => JobState::Waiting,
+        pb::JobState::Running => JobState::Running,
+        pb::JobState::Succeeded => JobState::Succeeded,
+        pb::JobState::Failed => JobState::Failed,
+        pb::JobState::Skipped => JobState::Skipped,
+    })
+}
+
+pub(crate) fn spec(spec: &RunSpec) -> pb::RunSpec {
+    pb::RunSpec {
+        kind: match spec.kind {
+            RunKind::Pipeline => pb::RunKind::Pipeline.into(),
+            RunKind::Build => pb::RunKind::Build.into(),
+        },
+        pipeline_id: spec.pipeline.0,
+        pipeline_name: spec.pipeline_name.clone(),
+        pipeline_type: spec.pipeline_type.clone(),
+        tags: spec.tags.clone(),
+        pinned_worker: spec.pinned_worker.clone(),
+        artifact: digest(spec.artifact),
+        artifact_size: spec.artifact_size,
+        jobs: spec.jobs.iter().map(job_spec).collect(),
+        arguments: spec.arguments.iter().map(argument).collect(),
+        source_url: spec.source_url.clone(),
+        source_branch: spec.source_branch.clone(),
+    }
+}
+
+pub(crate) fn read_spec(spec: pb::RunSpec) -> Result<RunSpec, WireError> {
+    let unknown = WireError::Unknown { field: "kind", value: spec.kind };
+    let artifact = match spec.artifact {
+        none if none.is_empty() => None,
+        bytes => Some(read_digest("artifact", &bytes)?),
+    };
+    let argument = |given: common::ArgumentValue| {
+        let common::ArgumentValue { key, value } = given;
+        ArgumentValue { key, value }
+    };
+    Ok(RunSpec {
+        kind: match pb::RunKind::try_from(spec.kind).map_err(|_| unknown)? {
+            pb::RunKind::Pipeline => RunKind::Pipeline,
+            pb::RunKind::Build => RunKind::Build,
+        },
+        pipeline: PipelineId(spec.pipeline_id),
+        pipeline_name: spec.pipeline_name,
+        pipeline_type: spec.pipeline_type,
+        tags: spec.tags,
+        pinned_worker: spec.pinned_worker,
+        artifact,
+        artifact_size: spec.artifact_size,
+        jobs: spec.jobs.into_iter().map(read_job_spec).collect(),
+        arguments: spec.arguments.into_iter().map(argument).collect(),
+        source_url: spec.source_url,
+        source_branch: spec.source_branch,
+    })
+}
+
+fn digest(digest: Option<Digest>) -> bytes::Bytes {
+    digest.map_or_else(bytes::Bytes::new, |digest| digest.as_bytes().to_vec().into())
+}
+
+fn read_digest(field: &'static str, bytes: &[u8]) -> Result<Digest, WireError> {
+    Digest::try_from(bytes).map_err(|why| WireError::Id { field, why })
+}
+
+fn argument(given: &ArgumentValue) -> common::ArgumentValue {
+    common::ArgumentValue { key: given.key.clone(), value: given.value.clone() }
+}
+
+fn job_spec(job: &JobSpec) -> common::JobSpec {
+    let argument = |argument: &ArgumentSpec| common::ArgumentSpec {
+        description: argument.description.clone(),
+        r#type: argument.kind.clone(),
+        key: argument.key.clone(),
+        default_value: argument.default_value.clone(),
+    };
+    common::JobSpec {
+        id: job.id.0,
+        title: job.title.clone(),
+        description: job.description.clone(),
+        depends_on: job.depends_on.iter().map(|id| id.0).collect(),
+        arguments: job.arguments.iter().map(argument).collect(),
+    }
+}
+
+fn read_job_spec(job: common::JobSpec) -> JobSpec {
+    let argument = |argument: common::ArgumentSpec| ArgumentSpec {
+        description: argument.description,
+        kind: argument.r#type,
+        key: argument.key,
+        default_value: argument.default_value,
+    };
+    JobSpec {
+        id: JobId(job.id),
+        title: job.title,
+        description: job.description,
+        depends_on: job.depends_on.into_iter().map(JobId).collect(),
+        arguments: job.arguments.into_iter().map(argument).collect(),
+    }
+}
+
+pub(crate) fn build(build: &Build) -> common::Build {
+    common::Build {
+        digest: digest(Some(build.digest)),
+        size: build.size,
+        commit: build.commit.clone(),
+        jobs: build.jobs.iter().map(job_spec).collect(),
+    }
+}
+
+pub(crate) fn read_build(build: common::Build) -> Result<Build, WireError> {
+    Ok(Build {
+        digest: read_digest("build.digest", &build.digest)?,
+        size: build.size,
+        commit: build.commit,
+        jobs: build.jobs.into_iter().map(read_job_spec).collect(),
+    })
+}
+
+pub(crate) fn lease(run: RunId, lease: Lease) -> common::Lease {
+    common::Lease {
+        run_id: run.to_string(),
+        attempt: lease.attempt.0,
+        token: lease.token.to_string(),
+    }
+}
+
+/// `None` for the lease: whatever attempt the worker holds.
+pub(crate) fn read_lease(lease: &common::Lease) -> Result<(RunId, Option<Lease>), WireError> {
+    let run = read_run_id(&lease.run_id)?;
+    if lease.attempt == 0 && lease.token.is_empty() {
+        return Ok((run, None));
+    }
+    let token: Result<LeaseToken, _> = lease.token.parse();
+    let token = token.map_err(|why| WireError::Id { field: "lease.token", why })?;
+    Ok((run, Some(Lease { attempt: Attempt(lease.attempt), token })))
+}
+
+pub(crate) fn read_run_id(text: &str) -> Result<RunId, WireError> {
+    text.parse().map_err(|why| WireError::Id { field: "run_id", why })
+}
+
+pub(crate) fn read_worker_id(text: &str) -> Result<WorkerId, WireError> {
+    text.parse().map_err(|why| WireError::Id { field: "worker_id", why })
+}
+
+/// Longest text that a worker can add to a run, in bytes.
+const MAX_TEXT: usize = 4 << 10;
+
+pub(crate) fn read_report(report: pb::RunReport) -> Result<Report, WireError> {
+    let state = pb::ReportedState::try_from(report.state)
+        .map_err(|_| WireError::Unknown { field: "report.state", value: report.state })?;
+    let jobs: Result<_, _> = report.jobs.into_iter().map(read_reported_job).collect();
+    Ok(Report {
+        state: match state {
+            pb::ReportedState::Unspecified => Reported::Received,
+            pb::ReportedState::Running => Reported::Running,
+            pb::ReportedState::Succeeded => Reported::Succeeded,
+            pb::ReportedState::Failed => Reported::Failed,
+            pb::ReportedState::Cancelled => Reported::Cancelled,
+            pb::ReportedState::GivenBack => Reported::GivenBack,
+        },
+        jobs: jobs?,
+        reason: shorten(report.reason, MAX_TEXT),
+        stopped_early: report.stopped_early,
+        build: report.build.map(read_build).transpose()?,
+    })
+}
+
+fn read_reported_job(job: pb::JobStatus) -> Result<ReportedJob, WireError> {
+    let time = |millis: u64| (millis > 0).then_some(Timestamp(millis));
+    Ok(ReportedJob {
+        id: JobId(job.id),
+        state: read_job_state(job.state)?,
+        started_at: time(job.started_at),
+        finished_at: time(job.finished_at),
+        message: shorten(job.message, MAX_TEXT),
+    })
+}
+
+/// Cuts a text that is longer than `most` bytes, and shows that it was cut.
+pub(crate) fn shorten(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        let end = text.floor_char_boundary(most.saturating_sub('…'.len_utf8()));
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+pub(crate) fn placement(placement: Placement) -> pb::Placement {
+    let missing =
+        |domain::Missing { tag, workers }| pb::MissingTag { tag, workers: workers as u32 };
+    pb::Placement {
+        summary: placement.summary,
+        workers: placement.workers as u32,
+        matching: placement.matching as u32,
+        matching_full: placement.full as u32,
+        matching_suspended: placement.suspended as u32,
+        matching_not_connected: placement.not_connected as u32,
+        missing: placement.missing.into_iter().map(missing).collect(),
+        queue_position: placement.queue_position as u32,
+    }
+}
