@@ -91,7 +91,7 @@ impl Connections {
         }
         let line = self.lines.fetch_add(1, Ordering::Relaxed);
         self.notify(Notice::Attached { worker, line, instructions, draining, held });
-        Line { receiver, worker, line, connections: self.clone() }
+        Line { receiver, worker, id: line, connections: self.clone() }
     }
 }
 
@@ -101,7 +101,7 @@ impl Connections {
 pub(crate) struct Line {
     receiver: mpsc::Receiver<Instruction>,
     worker: WorkerId,
-    line: u64,
+    id: u64,
     connections: Connections,
 }
 
@@ -115,6 +115,6 @@ impl Stream for Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        self.connections.notify(Notice::Detached { worker: self.worker, line: self.line });
+        self.connections.notify(Notice::Detached { worker: self.worker, line: self.id });
     }
 }

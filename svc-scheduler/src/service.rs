@@ -88,3 +88,6 @@ async fn supervise(
     let others = async { futures::future::try_join_all(others).await.map_err(ServiceError::from) };
     futures::future::try_join(owner, others).await.map(drop)
 }
+
+#[cfg(test)]
+mod tests;

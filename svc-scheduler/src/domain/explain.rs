@@ -45,7 +45,8 @@ pub fn explain(state: &State, id: RunId, connected: &Connected) -> Option<Placem
         let place = (run.submitted_at, id);
         let before = state.queue.position(&Class::of(run), &place, MAX_POSITION);
         if before > 0 {
-            placement.summary += &format!("; {} waiting before it", count(before, "run"));
+            placement.summary =
+                format!("{}; {} before it", placement.summary, count(before, "run"));
         }
         placement.queue_position = before;
     }

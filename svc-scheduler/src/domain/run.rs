@@ -204,7 +204,7 @@ impl Run {
             attempt.ended_at = Some(at);
         }
         self.state = state;
-        self.reason = reason.to_owned();
+        reason.clone_into(&mut self.reason);
         self.finished_at = Some(at);
         for job in &mut self.jobs {
             match job.state {

@@ -25,6 +25,7 @@ pub enum WorkerChange {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is true or not whatever the others are")]
 pub struct Worker {
     pub name: String,
     /// Runs that it can hold at once.
