@@ -17,6 +17,8 @@ mod handshake;
 mod output;
 mod plugin;
 mod process;
+#[cfg(test)]
+mod tests;
 
 use std::{ffi::OsString, path::PathBuf};
 

@@ -132,7 +132,7 @@ impl Plugin {
         tokio::select! {
             biased;
             () = cancel.cancelled() => Err(StartError::Cancelled),
-            started = start(launch, output) => started,
+            started = start_within(launch, output, START_TIMEOUT) => started,
         }
     }
 
@@ -232,7 +232,11 @@ impl Child {
     }
 }
 
-async fn start(mut launch: Launch, output: mpsc::Sender<Output>) -> Result<Plugin, StartError> {
+pub(super) async fn start_within(
+    mut launch: Launch,
+    output: mpsc::Sender<Output>,
+    patience: Duration,
+) -> Result<Plugin, StartError> {
     make_scratch(&launch)?;
     let (files, tls) = certificates::issue(&launch.scratch).map_err(CertificatesFailed)?;
     add_protocol(&mut launch, &files);
@@ -243,7 +247,7 @@ async fn start(mut launch: Launch, output: mpsc::Sender<Output>) -> Result<Plugi
     let stderr = Pump::new(stderr, Stream::Stderr, output, tail.clone());
     let closing = CancellationToken::new();
     let stderr = tokio::spawn(stderr.run(closing.clone()));
-    let found = find_address(&process, &mut stdout).await;
+    let found = find_address(&process, &mut stdout, patience).await;
     let stdout = tokio::spawn(stdout.run(closing.clone()));
     let close = closing.clone().drop_guard();
     let child = Child { process, pumps: vec![stdout, stderr], closing, _close: close };
@@ -285,12 +289,13 @@ impl Unusable {
 async fn find_address(
     process: &Process,
     stdout: &mut Pump<ChildStdout>,
+    patience: Duration,
 ) -> Result<Address, Unusable> {
     tokio::select! {
         biased;
         address = stdout.handshake() => address.map_err(Unusable::Line),
         exit = process.ended() => Err(Unusable::Ended(exit)),
-        () = tokio::time::sleep(START_TIMEOUT) => Err(Unusable::Silent),
+        () = tokio::time::sleep(patience) => Err(Unusable::Silent),
     }
 }
 
