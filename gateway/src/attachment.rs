@@ -4,8 +4,6 @@
 //! If either inner stream ends, so does the call, and the agent comes again: what it was assigned and
 //! has not begun is sent anew.
 
-use std::time::Duration;
-
 use futures::{StreamExt, stream, stream::BoxStream};
 use proto::{
     access::v1::{ListSecretsRequest, ResolveSecretsRequest},
@@ -36,11 +34,6 @@ pub(crate) type Orders = BoxStream<'static, Result<PipelineRun, Status>>;
 
 /// Orders on their way to one worker; when it reads no further, neither does the gateway.
 const WAITING_ORDERS: usize = 16;
-
-/// How often, and after what pause, the scheduler is asked again for a worker that the registry knows
-/// and it does not yet: it learns of new workers from the log.
-const INTRODUCTIONS: u32 = 50;
-const INTRODUCTION_PAUSE: Duration = Duration::from_millis(20);
 
 /// Gaia's agents stop for good when they read this, so nothing else may say it.
 pub(crate) fn not_registered() -> Status {
@@ -97,14 +90,26 @@ impl Attachment {
             return Ok(stream::empty().boxed());
         }
         let mut instructions = self.attach(false).await?;
+        let mut order = None;
         while let Some(instruction) = instructions.message().await.map_err(transient)? {
-            if let Some(instruction::Instruction::Start(assignment)) = instruction.instruction
-                && let Some(order) = self.begin(assignment).await?
-            {
-                return Ok(stream::iter([Ok(order)]).boxed());
+            if let Some(instruction::Instruction::Start(assignment)) = instruction.instruction {
+                order = order.or(self.begin_polled(assignment).await?);
             }
         }
-        Ok(stream::empty().boxed())
+        Ok(stream::iter(order.map(Ok)).boxed())
+    }
+
+    /// Gaia's agents read neither build orders nor values of arguments.
+    async fn begin_polled(&self, assignment: Assignment) -> Result<Option<PipelineRun>, Status> {
+        let spec = assignment.run.as_ref().and_then(|run| run.spec.as_ref());
+        let needs_ours =
+            spec.is_some_and(|spec| orders::is_build(spec) || orders::has_values(spec));
+        if !needs_ours {
+            return self.begin(assignment).await;
+        }
+        let reason = "it needs an agent that builds and takes arguments, which this one does not";
+        let lease = assignment.lease.unwrap_or_default();
+        self.end(lease, ReportedState::GivenBack, reason.to_owned()).await.map(|()| None)
     }
 
     async fn attach(&self, push: bool) -> Result<Streaming<Instruction>, Status> {
@@ -120,15 +125,8 @@ impl Attachment {
             draining: self.instance.draining,
             held: held.collect(),
         };
-        for _ in 0..INTRODUCTIONS {
-            match self.gate.scheduler().attach_worker(request.clone()).await {
-                Err(refusal) if refusal.code() == Code::NotFound => {
-                    tokio::time::sleep(INTRODUCTION_PAUSE).await;
-                }
-                answer => return answer.map(tonic::Response::into_inner).map_err(transient),
-            }
-        }
-        Err(Status::unavailable("the scheduler does not know this worker yet: try again"))
+        let attached = self.gate.scheduler().attach_worker(request).await;
+        attached.map(tonic::Response::into_inner).map_err(unknown_worker)
     }
 
     async fn drive(
@@ -199,7 +197,8 @@ impl Attachment {
         };
         match order {
             Ok(order) => Ok(Some(order)),
-            Err(reason) => self.fail(lease, reason).await.map(|()| None),
+            // Nobody else can do it either.
+            Err(reason) => self.end(lease, ReportedState::Failed, reason).await.map(|()| None),
         }
     }
 
@@ -257,10 +256,9 @@ impl Attachment {
         Ok(missing.map(|key| missing_key(&key)))
     }
 
-    /// The run cannot be done by anybody.
-    async fn fail(&self, lease: Lease, reason: String) -> Result<(), Status> {
-        let report =
-            RunReport { state: ReportedState::Failed.into(), reason, ..RunReport::default() };
+    /// Reports in the worker's place.
+    async fn end(&self, lease: Lease, state: ReportedState, reason: String) -> Result<(), Status> {
+        let report = RunReport { state: state.into(), reason, ..RunReport::default() };
         let request = ReportRunRequest {
             worker_id: self.worker.id.to_string(),
             lease: Some(lease),

@@ -92,6 +92,12 @@ pub(crate) fn plain_value(spec: &RunSpec, argument: &ArgumentSpec) -> String {
     given.map_or_else(|| argument.default_value.clone(), |given| given.value.clone())
 }
 
+/// Whether any job gets a value.
+pub(crate) fn has_values(spec: &RunSpec) -> bool {
+    let mut arguments = spec.jobs.iter().flat_map(|job| &job.arguments);
+    arguments.any(|argument| is_vault(argument) || !plain_value(spec, argument).is_empty())
+}
+
 fn jobs(spec: &RunSpec, secrets: &Secrets) -> Vec<Job> {
     let by_id: HashMap<u32, &JobSpec> = spec.jobs.iter().map(|job| (job.id, job)).collect();
     let job = |job: &JobSpec| Job {

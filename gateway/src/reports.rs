@@ -1,7 +1,6 @@
 //! What a worker reports, as the scheduler reads it. Pure.
 //!
-//! Gaia's agents repeat themselves, know no attempts and send year 1 for "not yet"; whatever says
-//! nothing new becomes `None` here.
+//! Gaia's agents repeat themselves, know no attempts and send year 1 for "not yet".
 
 use prost::Message;
 use proto::{
@@ -18,10 +17,10 @@ pub(crate) fn lease(run: &PipelineRun) -> Lease {
     Lease { run_id: run.unique_id.clone(), attempt: run.attempt, token: run.lease_token.clone() }
 }
 
-/// `None`: the worker has the run and has not begun it, which is known.
-pub(crate) fn report(run: PipelineRun) -> Result<Option<RunReport>, Status> {
+pub(crate) fn report(run: PipelineRun) -> Result<RunReport, Status> {
     let state = match run.status.as_str() {
-        "not scheduled" | "scheduled" => return Ok(None),
+        // It has arrived and has not begun, which changes nothing.
+        "not scheduled" | "scheduled" => ReportedState::Unspecified,
         "running" => ReportedState::Running,
         "success" => ReportedState::Succeeded,
         "failed" => ReportedState::Failed,
@@ -51,10 +50,10 @@ pub(crate) fn report(run: PipelineRun) -> Result<Option<RunReport>, Status> {
         stopped_early: run.stopped_early,
         build: None,
     };
-    Ok(Some(match run.build_result {
-        Some(result) => with_build(report, result)?,
-        None => report,
-    }))
+    match run.build_result {
+        Some(result) => with_build(report, result),
+        None => Ok(report),
+    }
 }
 
 /// A build whose jobs are too big to store has failed: sending it again would not help.
@@ -137,14 +136,15 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_only_waits_at_the_worker_is_no_news() {
-        assert_eq!(report(run("not scheduled")).unwrap(), None);
-        assert_eq!(report(run("scheduled")).unwrap(), None);
+    fn a_run_that_only_waits_at_the_worker_has_arrived() {
+        for status in ["not scheduled", "scheduled"] {
+            assert_eq!(report(run(status)).unwrap().state(), ReportedState::Unspecified);
+        }
     }
 
     #[test]
     fn a_rescheduled_run_is_given_back() {
-        let given_back = report(run("reschedule")).unwrap().unwrap();
+        let given_back = report(run("reschedule")).unwrap();
         assert_eq!(given_back.state(), ReportedState::GivenBack);
     }
 
@@ -164,7 +164,7 @@ mod tests {
         };
         let waiting = Job { status: String::new(), ..Job::default() };
         let report = report(PipelineRun { jobs: vec![failed, waiting], ..run("running") });
-        let jobs = report.unwrap().unwrap().jobs;
+        let jobs = report.unwrap().jobs;
         assert_eq!(jobs.len(), 1);
         assert_eq!((jobs[0].started_at, jobs[0].finished_at), (0, 5));
     }
@@ -174,8 +174,7 @@ mod tests {
         let job = Job { title: "x".repeat(limits::BUILD), ..Job::default() };
         let result =
             BuildResult { sha_sum: vec![0; 32], jobs: vec![job], ..BuildResult::default() };
-        let report =
-            report(PipelineRun { build_result: Some(result), ..run("success") }).unwrap().unwrap();
+        let report = report(PipelineRun { build_result: Some(result), ..run("success") }).unwrap();
         assert_eq!(report.state(), ReportedState::Failed);
         assert!(report.reason.contains("split the pipeline"));
     }

@@ -141,9 +141,7 @@ impl Worker for WorkerApi {
         let worker = caller(&request)?;
         let run = request.into_inner();
         let lease = reports::lease(&run);
-        let Some(report) = reports::report(run)? else {
-            return Ok(Response::new(()));
-        };
+        let report = reports::report(run)?;
         let request = ReportRunRequest {
             worker_id: worker.id.to_string(),
             lease: Some(lease),
