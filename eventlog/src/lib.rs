@@ -16,6 +16,9 @@ mod fold;
 mod log;
 mod memory;
 pub mod owner;
+mod remote;
+pub mod server;
+mod wire;
 
 pub use clock::Clock;
 pub use embedded::{

@@ -14,6 +14,7 @@ use crate::{
     embedded::{Embedded, OpenError, Options},
     event::{Expected, NewEvent, Recorded},
     memory::Memory,
+    remote::Remote,
 };
 
 /// Events as they come, oldest first; after what is stored, what is appended.
@@ -112,6 +113,13 @@ impl Log {
         Ok(Self::new(Embedded::open(dir, clock, options)?))
     }
 
+    /// The log that another process serves with [`crate::server::router`]. It need not be there yet;
+    /// whoever asks waits for it for a while. Must be called within a runtime.
+    #[must_use]
+    pub fn remote(channel: transport::Channel) -> Self {
+        Self::new(Remote::new(channel))
+    }
+
     /// Appends the batch as a whole or not at all, and answers when it is durable.
     ///
     /// Appends take effect in the order of the calls, not of the first polls. If the first event's id
@@ -141,7 +149,8 @@ impl Log {
     }
 
     /// All events from a position to the present end whose stream starts with one of `prefixes`
-    /// (with none given: all of them), oldest first.
+    /// (with none given: all of them), oldest first. The present is the moment of the call, or for a
+    /// remote log that of the first poll.
     #[must_use]
     pub fn read_all(&self, from_position: u64, prefixes: &[&str]) -> Subscription {
         self.0.read_all(from_position, owned(prefixes), false)

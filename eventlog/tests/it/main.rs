@@ -1,5 +1,7 @@
 //! The log from outside: one contract suite for every engine, and what only a log in files can show.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod contract;
 mod files;
 
@@ -57,7 +59,7 @@ async fn first<E: std::fmt::Debug>(
 
 /// A deadline, so that a test which waits in vain fails.
 async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), future).await.expect("this takes too long")
+    tokio::time::timeout(Duration::from_mins(1), future).await.expect("this takes too long")
 }
 
 async fn fill(log: &Log, stream: &str, count: u64) {
