@@ -1,3 +1,134 @@
-//! Registers, pulls work, prepares, builds, runs and reports; hosts the plugin protocol.
+//! A worker: joins a server, takes orders, builds and runs pipelines, reports how it goes.
+//!
+//! In reading order: [`Config`]; `home`, the folder on disk; `join`, how an identity is got; `session`
+//! keeps the server's orders coming; `desk` holds the table of attempts; `attempt` is one of them from
+//! order to last report, by way of `run` or `build`. What these use: `primary` and `http` to talk to
+//! the server, `cache` and `prepare` for binaries, `spool`, `mask` and `shipping` for logs, `report`
+//! for progress, `command` for tools, and [`runtime`] to host the pipeline itself.
+//!
+//! Invariants: an attempt ends in one last report, and that only after its whole log was acknowledged;
+//! no secret reaches the disk in a log; nothing that an attempt started outlives it; what the agent
+//! itself was trusted with is in no pipeline's environment.
 
+mod attempt;
+mod build;
+mod cache;
+mod clock;
+mod command;
+mod config;
+mod desk;
+mod flights;
+mod git;
+mod home;
+mod http;
+mod join;
+mod languages;
+mod mask;
+mod order;
+mod prepare;
+mod primary;
+mod python;
+mod report;
+mod retry;
+mod run;
 pub mod runtime;
+mod session;
+mod shipping;
+mod site;
+mod spool;
+mod stop;
+mod workshop;
+
+use std::{io, path::PathBuf};
+
+use tokio_util::sync::CancellationToken;
+
+pub use config::{Config, Protocols};
+
+use desk::{Closed, Desk};
+use home::{Home, Identity};
+use primary::Primary;
+use retry::Pauses;
+use workshop::Workshop;
+
+/// Why an agent cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    #[error("the agent's home {}: {source}", .path.display())]
+    Home { path: PathBuf, source: io::Error },
+    #[error("another agent uses the home {}: stop it, or give this one a home of its own", .path.display())]
+    HomeInUse { path: PathBuf },
+    #[error(transparent)]
+    Server(#[from] transport::InvalidServer),
+    #[error(transparent)]
+    Identity(#[from] identity::IdentityError),
+    #[error(
+        "the stored worker id `{worker}` is unusable: remove the folder `identity` in the agent's home and join again"
+    )]
+    BadIdentity { worker: String },
+    #[error("this agent has not joined a server yet: give it the registration secret")]
+    NoSecret,
+    #[error("to join, the agent must know whom to trust: give it the server's CA certificate")]
+    NoCa,
+    #[error("the CA certificate {}: {source}", .path.display())]
+    Ca { path: PathBuf, source: io::Error },
+    #[error(
+        "{server} does not accept the registration secret: ask its administrator for the current one"
+    )]
+    WrongSecret { server: String },
+    #[error("{server} does not let this agent join: {why}")]
+    Refused { server: String, why: String },
+    #[error(
+        "{server} does not know this worker any more: give the agent the registration secret to join again"
+    )]
+    NotRegistered { server: String },
+}
+
+/// Works until `shutdown`; then takes nothing new, finishes what it holds, and returns.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), AgentError> {
+    run_until(config, shutdown, CancellationToken::new()).await
+}
+
+/// Like [`run`], but `abort` ends running work at once (it is given back to the server).
+pub async fn run_until(
+    config: Config,
+    shutdown: CancellationToken,
+    abort: CancellationToken,
+) -> Result<(), AgentError> {
+    identity::install_crypto();
+    let home = Home::open(&config.home)?;
+    let tags = languages::tags(&config.tags);
+    tracing::info!(?tags, slots = config.slots(), "this machine's tags");
+    let workshop = Workshop::new(config, home);
+    let config = &workshop.config;
+    let mut pauses = Pauses::new();
+    loop {
+        let identity = tokio::select! {
+            identity = identity(&workshop, &tags) => identity?,
+            () = shutdown.cancelled() => return Ok(()),
+            () = abort.cancelled() => return Ok(()),
+        };
+        let primary = Primary::new(config, &identity)?;
+        let desk = Desk::new(workshop.clone(), primary);
+        match desk.work(tags.clone(), &shutdown, &abort).await {
+            Closed::Drained => return Ok(()),
+            Closed::NotRegistered => workshop.home.forget_identity()?,
+        }
+        if config.secret.is_empty() {
+            return Err(AgentError::NotRegistered { server: config.server.clone() });
+        }
+        tracing::warn!("the server does not know this worker any more; joining again");
+        pauses.pause().await;
+    }
+}
+
+/// The stored one, or a new one by joining.
+async fn identity(workshop: &Workshop, tags: &[String]) -> Result<Identity, AgentError> {
+    if let Some(identity) = workshop.home.identity() {
+        return Ok(identity);
+    }
+    let joined = join::join(&workshop.config, tags).await?;
+    workshop.home.save_identity(&joined)?;
+    tracing::info!(worker = joined.worker, server = workshop.config.server, "joined");
+    Ok(joined)
+}

@@ -136,6 +136,11 @@ impl Plugin {
         }
     }
 
+    /// The id of its process group.
+    pub fn group(&self) -> u32 {
+        self.child.process.group()
+    }
+
     /// The jobs, checked by [`super::check`].
     pub async fn jobs(&mut self) -> Result<Vec<JobSpec>, PluginError> {
         let doing = || "it listed its jobs".to_owned();

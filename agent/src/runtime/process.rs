@@ -86,6 +86,11 @@ impl Process {
         exit.wait_for(Option::is_some).await.ok().and_then(|exit| *exit).unwrap_or(Exit::Unknown)
     }
 
+    /// The id of the process group.
+    pub(super) fn group(&self) -> u32 {
+        self.group.as_raw().unsigned_abs()
+    }
+
     pub(super) fn exit(&self) -> Option<Exit> {
         *self.exit.borrow()
     }

@@ -1,0 +1,158 @@
+//! One attempt from its order to its last report.
+//!
+//! ```text
+//! order ─► log and reports begin ─► run or build ─► log's end acknowledged ─► last report acknowledged
+//! ```
+//!
+//! The last report goes out only after the server has the whole log, so a run that ended never lacks
+//! a line. An attempt whose lease was lost says nothing more.
+
+use std::{fs, io, sync::Arc};
+
+use proto::worker::PipelineRun;
+
+use crate::{
+    build,
+    order::{Lease, Order, Task},
+    primary::Primary,
+    report::{Delivery, Ending, Reporter},
+    run,
+    shipping::ship,
+    site::Site,
+    spool::{Log, Spool},
+    stop::{Stopper, Trouble, Why},
+    workshop::Workshop,
+};
+
+/// Does what was ordered, and says how it went.
+pub(crate) async fn attend(
+    workshop: Arc<Workshop>,
+    primary: Primary,
+    lease: Lease,
+    message: PipelineRun,
+    stopper: Stopper,
+) {
+    let reporter = Reporter::start(primary.clone(), &message, stopper.clone());
+    let order = Order::try_from(&message);
+    drop(message);
+    let ending = match &order {
+        Ok(order) => {
+            let ending = work(&workshop, &primary, order, &reporter, &stopper).await;
+            without_secrets(ending, order)
+        }
+        Err(why) => Ending::Failed(format!("the order cannot be understood: {why}")),
+    };
+    tracing::info!(run = %lease.run, attempt = lease.attempt, ?ending, "an attempt ended");
+    tokio::select! {
+        biased;
+        () = stopper.forgotten().cancelled() => {}
+        delivery = reporter.finish(ending) => {
+            let acknowledged = delivery == Delivery::Acknowledged;
+            tracing::debug!(run = %lease.run, acknowledged, "the last report of an attempt");
+        }
+    }
+    clear(&workshop, &lease);
+}
+
+/// Works with a log that is shipped meanwhile; ends when both are done.
+async fn work(
+    workshop: &Workshop,
+    primary: &Primary,
+    order: &Order,
+    reporter: &Reporter,
+    stopper: &Stopper,
+) -> Ending {
+    let path = workshop.home.spool(&order.lease.file_name());
+    let (secrets, limit) = (order.secrets.clone(), workshop.config.log_limit);
+    let spooled = Spool::start(path.clone(), secrets, limit, stopper.clone()).await;
+    let (spool, log, progress) = match spooled {
+        Ok(spooled) => spooled,
+        Err(error) => return give_up(Trouble::io("cannot keep the log", error), stopper),
+    };
+    let working = async {
+        let ending = conduct(workshop, primary, order, reporter, stopper, &log).await;
+        if let Ending::Failed(why) | Ending::GivenBack(why) = &ending {
+            log.note(why.as_str()).await;
+        }
+        spool.finish(log).await;
+        ending
+    };
+    let shipping = async {
+        let shipped = ship(primary.control(), &order.lease, &path, progress);
+        let shipped = tokio::select! {
+            shipped = shipped => shipped,
+            () = stopper.forgotten().cancelled() => return,
+        };
+        if let Err(error) = shipped {
+            tracing::warn!(run = %order.lease.run, %error, "the log of an attempt is incomplete");
+            // The answer to a report tells whether the attempt is still ours.
+            reporter.repeat();
+        }
+    };
+    let (ending, ()) = tokio::join!(working, shipping);
+    ending
+}
+
+async fn conduct(
+    workshop: &Workshop,
+    primary: &Primary,
+    order: &Order,
+    reporter: &Reporter,
+    stopper: &Stopper,
+    log: &Log,
+) -> Ending {
+    let work = workshop.home.work(&order.lease.file_name());
+    let grace = workshop.config.grace();
+    let site = match Site::new(order, work, log.clone(), stopper.clone(), grace) {
+        Ok(site) => site,
+        Err(error) => return give_up(Trouble::io("cannot make a work folder", error), stopper),
+    };
+    let done = match &order.task {
+        Task::Run(task) => run::run(workshop, primary, order, task, &site, reporter).await,
+        Task::Build(task) => build::build(workshop, primary, order, task, &site).await,
+    };
+    match done {
+        Ok(Ending::Cancelled(_)) => give_up(Trouble::Stopped, stopper),
+        Ok(ending) => ending,
+        Err(trouble) => give_up(trouble, stopper),
+    }
+}
+
+fn give_up(trouble: Trouble, stopper: &Stopper) -> Ending {
+    match trouble {
+        Trouble::Pipeline(why) => Ending::Failed(why),
+        Trouble::Worker(why) => Ending::GivenBack(why),
+        Trouble::Stopped => match stopper.why() {
+            Some(Why::NoLog(why)) => Ending::GivenBack(why),
+            Some(Why::Aborted | Why::Lost) => {
+                Ending::GivenBack("the agent was shut down before the run ended".into())
+            }
+            Some(Why::Cancelled) | None => Ending::Cancelled("the run was cancelled".into()),
+        },
+    }
+}
+
+fn without_secrets(ending: Ending, order: &Order) -> Ending {
+    let mask = |text: String| order.secrets.mask(&text);
+    match ending {
+        Ending::Failed(reason) => Ending::Failed(mask(reason)),
+        Ending::GivenBack(reason) => Ending::GivenBack(mask(reason)),
+        Ending::Cancelled(reason) => Ending::Cancelled(mask(reason)),
+        Ending::StoppedEarly(reason) => Ending::StoppedEarly(mask(reason)),
+        Ending::Succeeded | Ending::Built(_) => ending,
+    }
+}
+
+/// Removes what only this attempt needed.
+fn clear(workshop: &Workshop, lease: &Lease) {
+    let name = lease.file_name();
+    let removed = [
+        fs::remove_dir_all(workshop.home.work(&name)),
+        fs::remove_file(workshop.home.spool(&name)),
+    ];
+    for error in removed.into_iter().filter_map(Result::err) {
+        if error.kind() != io::ErrorKind::NotFound {
+            tracing::warn!(run = %lease.run, %error, "cannot remove what an attempt left");
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Takes orders, keeps the table of attempts, and closes in order.
+//!
+//! One task owns the table. An order for an attempt that is held or was done is a repetition and does
+//! nothing; an order for a newer attempt of a run means that the older one is lost.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use ids::RunId;
+use proto::worker::{Instruction, PipelineRun, WorkerInstance};
+use tokio::{
+    sync::{mpsc, watch},
+    task::{Id, JoinSet},
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use crate::{
+    attempt::attend,
+    order::Lease,
+    primary::Primary,
+    report::{Ending, Reporter},
+    session::{Wires, receive},
+    stop::{Stopper, Why},
+    workshop::Workshop,
+};
+
+/// Attempts that are remembered after they ended, against repeated orders.
+const REMEMBERED: usize = 1000;
+/// For attempts that were told to end at once.
+const HURRY: Duration = Duration::from_secs(5);
+/// For the server to hear that the worker is draining.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Why the desk closed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Closed {
+    /// It was asked to.
+    Drained,
+    NotRegistered,
+}
+
+#[derive(Debug)]
+pub(crate) struct Desk {
+    workshop: Arc<Workshop>,
+    primary: Primary,
+    held: HashMap<RunId, Held>,
+    attempts: JoinSet<()>,
+    leases: watch::Sender<Vec<proto::worker::HeldLease>>,
+    done: VecDeque<(RunId, u32)>,
+}
+
+#[derive(Debug)]
+struct Held {
+    lease: Lease,
+    stopper: Stopper,
+    task: Id,
+}
+
+/// How far closing has got.
+#[derive(Debug)]
+struct Closing {
+    /// When what still runs is ended.
+    deadline: Instant,
+    /// When the farewell has taken long enough.
+    farewell: Instant,
+}
+
+impl Desk {
+    pub(crate) fn new(workshop: Arc<Workshop>, primary: Primary) -> Self {
+        let (leases, _) = watch::channel(Vec::new());
+        let (held, attempts, done) = (HashMap::new(), JoinSet::new(), VecDeque::new());
+        Self { workshop, primary, held, attempts, leases, done }
+    }
+
+    /// Works until `drain`, and then until what is held has ended; `abort` ends all at once.
+    pub(crate) async fn work(
+        mut self,
+        tags: Vec<String>,
+        drain: &CancellationToken,
+        abort: &CancellationToken,
+    ) -> Closed {
+        let (sender, mut orders) = mpsc::channel(16);
+        let (draining, draining_watcher) = watch::channel(false);
+        let (drain_known, mut known) = watch::channel(false);
+        let wires = Wires {
+            orders: sender,
+            held: self.leases.subscribe(),
+            draining: draining_watcher,
+            drain_known,
+        };
+        let session = receive(self.primary.clone(), self.instance(tags), wires);
+        let mut session = AbortOnDropHandle::new(tokio::spawn(session));
+        let mut closing: Option<Closing> = None;
+        loop {
+            if let Some(closing) = &closing
+                && self.held.is_empty()
+                && orders.is_empty()
+                && (*known.borrow_and_update() || closing.farewell <= Instant::now())
+            {
+                return Closed::Drained;
+            }
+            let (deadline, farewell) = match &closing {
+                Some(closing) => (Some(closing.deadline), Some(closing.farewell)),
+                None => (None, None),
+            };
+            tokio::select! {
+                Some(order) = orders.recv() => self.take(order),
+                Some(ended) = self.attempts.join_next_with_id() => {
+                    self.forget(ended.map_or_else(|error| error.id(), |(id, ())| id));
+                }
+                _not_registered = &mut session => {
+                    self.stop_all(&Why::Lost).await;
+                    return Closed::NotRegistered;
+                }
+                () = drain.cancelled(), if closing.is_none() => {
+                    tracing::info!(held = self.held.len(), "draining");
+                    draining.send_replace(true);
+                    let now = Instant::now();
+                    let deadline = now + self.workshop.config.drain();
+                    closing = Some(Closing { deadline, farewell: now + FAREWELL });
+                }
+                () = at(deadline) => {
+                    self.stop_all(&Why::Aborted).await;
+                    return Closed::Drained;
+                }
+                () = abort.cancelled() => {
+                    self.stop_all(&Why::Aborted).await;
+                    return Closed::Drained;
+                }
+                () = at(farewell), if self.held.is_empty() => {}
+                Ok(()) = known.changed() => {}
+            }
+        }
+    }
+
+    fn instance(&self, tags: Vec<String>) -> WorkerInstance {
+        WorkerInstance {
+            unique_id: self.primary.worker().to_owned(),
+            worker_slots: self.workshop.config.slots(),
+            tags,
+            push: true,
+            os: std::env::consts::OS.into(),
+            arch: std::env::consts::ARCH.into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            ..WorkerInstance::default()
+        }
+    }
+
+    fn take(&mut self, order: PipelineRun) {
+        let instruction = order.instruction();
+        if instruction == Instruction::Nothing {
+            return;
+        }
+        match (Lease::of(&order), instruction) {
+            (Err(why), _) => {
+                tracing::error!(why, "the server sent an order without a usable run id")
+            }
+            (Ok(lease), Instruction::Cancel) => self.cancel(&lease, &order),
+            (Ok(lease), _) => self.begin(lease, order),
+        }
+    }
+
+    fn begin(&mut self, lease: Lease, order: PipelineRun) {
+        if self.done.contains(&(lease.run, lease.attempt)) {
+            return;
+        }
+        if let Some(held) = self.held.get(&lease.run) {
+            if held.lease.attempt >= lease.attempt {
+                return;
+            }
+            tracing::warn!(run = %lease.run, "a newer attempt of a run that is held");
+            held.stopper.stop(Why::Lost);
+        }
+        tracing::info!(run = %lease.run, attempt = lease.attempt, "taking a run");
+        let stopper = Stopper::default();
+        let (workshop, primary) = (Arc::clone(&self.workshop), self.primary.clone());
+        let attempt = attend(workshop, primary, lease.clone(), order, stopper.clone());
+        let task = self.attempts.spawn(attempt).id();
+        self.held.insert(lease.run, Held { lease, stopper, task });
+        self.publish();
+    }
+
+    /// Stops exactly this attempt. One that is not here was lost by the agent: the server is told
+    /// that nothing of it runs.
+    fn cancel(&mut self, lease: &Lease, order: &PipelineRun) {
+        match self.held.get(&lease.run) {
+            Some(held) if held.lease == *lease => held.stopper.stop(Why::Cancelled),
+            _ if self.done.contains(&(lease.run, lease.attempt)) => {}
+            _ => {
+                let reporter = Reporter::start(self.primary.clone(), order, Stopper::default());
+                let ending = Ending::Cancelled("cancelled before it began".into());
+                self.attempts.spawn(async move {
+                    reporter.finish(ending).await;
+                });
+            }
+        }
+    }
+
+    fn forget(&mut self, task: Id) {
+        let found = self.held.iter().find(|(_, held)| held.task == task).map(|(run, _)| *run);
+        let Some(held) = found.and_then(|run| self.held.remove(&run)) else { return };
+        self.done.push_back((held.lease.run, held.lease.attempt));
+        self.done.truncate(REMEMBERED);
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let held = self.held.values().map(|held| held.lease.held());
+        self.leases.send_replace(held.collect());
+    }
+
+    /// Ends everything; what does not end in time is dropped, which kills its processes.
+    async fn stop_all(&mut self, why: &Why) {
+        for held in self.held.values() {
+            held.stopper.stop(why.clone());
+        }
+        let ended = async { while self.attempts.join_next().await.is_some() {} };
+        if timeout(HURRY, ended).await.is_err() {
+            self.attempts.shutdown().await;
+        }
+    }
+}
+
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,247 @@
+//! The agent's folder: who it is, what it keeps, and what a previous life left behind.
+//!
+//! One agent at a time: the folder is locked for as long as `Home` lives. Layout:
+//! `identity/` certificate, key, CA, id; `cache/` binaries by digest; `prepared/` what was made of
+//! them; `work/<run>-<attempt>/` scratch of an attempt and the ids of its processes;
+//! `spool/<run>-<attempt>.log` what it printed; `tools/` caches of pip, npm, cargo and so on.
+
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use identity::Credentials;
+use nix::{
+    fcntl::{Flock, FlockArg},
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+
+use crate::AgentError;
+
+const IDENTITY: &str = "identity";
+const WORKER_ID: &str = "worker-id";
+
+/// The locked folder.
+#[derive(Debug)]
+pub(crate) struct Home {
+    root: PathBuf,
+    _lock: Flock<fs::File>,
+}
+
+/// Who the agent is to the server.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) worker: String,
+    pub(crate) credentials: Credentials,
+}
+
+impl Home {
+    /// Makes the folder where needed, locks it and clears what a previous life left running.
+    pub(crate) fn open(root: &Path) -> Result<Self, AgentError> {
+        let failed = |source| AgentError::Home { path: root.to_path_buf(), source };
+        make_dir(root).map_err(failed)?;
+        let root = fs::canonicalize(root).map_err(failed)?;
+        let file = private_file(&root.join("lock")).map_err(failed)?;
+        let lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+                return Err(AgentError::HomeInUse { path: root });
+            }
+            Err((_, errno)) => return Err(failed(errno.into())),
+        };
+        for dir in ["cache", "prepared", "spool", "tools", "work"] {
+            make_dir(&root.join(dir)).map_err(failed)?;
+        }
+        let home = Self { root, _lock: lock };
+        home.clear_leftovers().map_err(failed)?;
+        Ok(home)
+    }
+
+    /// The identity of an earlier join, if it can be read whole.
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        let dir = self.root.join(IDENTITY);
+        let worker = fs::read_to_string(dir.join(WORKER_ID)).ok()?.trim().to_owned();
+        let credentials = Credentials::load(&dir).ok()?;
+        (!worker.is_empty()).then_some(Identity { worker, credentials })
+    }
+
+    pub(crate) fn save_identity(&self, identity: &Identity) -> Result<(), AgentError> {
+        let dir = self.root.join(IDENTITY);
+        identity.credentials.save(&dir)?;
+        let path = dir.join(WORKER_ID);
+        write_private(&path, identity.worker.as_bytes())
+            .map_err(|source| AgentError::Home { path, source })
+    }
+
+    /// The server does not know this identity any more.
+    pub(crate) fn forget_identity(&self) -> Result<(), AgentError> {
+        let path = self.root.join(IDENTITY);
+        match fs::remove_dir_all(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(AgentError::Home { path, source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.root.join("cache")
+    }
+
+    pub(crate) fn prepared(&self) -> PathBuf {
+        self.root.join("prepared")
+    }
+
+    /// A folder that tools may keep between runs.
+    pub(crate) fn tools(&self, name: &str) -> PathBuf {
+        self.root.join("tools").join(name)
+    }
+
+    pub(crate) fn work(&self, attempt: &str) -> PathBuf {
+        self.root.join("work").join(attempt)
+    }
+
+    pub(crate) fn spool(&self, attempt: &str) -> PathBuf {
+        self.root.join("spool").join(format!("{attempt}.log"))
+    }
+
+    /// Ends the processes of attempts that a previous life of the agent began, and removes their
+    /// files: the server was told (by their absence) that these attempts are lost.
+    fn clear_leftovers(&self) -> io::Result<()> {
+        for entry in fs::read_dir(self.root.join("work"))? {
+            let dir = entry?.path();
+            for process in Process::recorded(&dir) {
+                process.kill_if_it_still_lives();
+            }
+            fs::remove_dir_all(&dir)?;
+        }
+        let spool = self.root.join("spool");
+        fs::remove_dir_all(&spool)?;
+        make_dir(&spool)
+    }
+}
+
+/// A process group that an attempt started, told from strangers by its leader's start time.
+#[derive(Debug, PartialEq, Eq)]
+struct Process {
+    group: i32,
+    started: u64,
+}
+
+/// Notes in the attempt's work folder that this process group is its own.
+pub(crate) fn record_process(work: &Path, group: u32) {
+    let Some(started) = start_time(group) else { return };
+    let path = work.join(format!("pid-{group}"));
+    if let Err(error) = fs::write(&path, format!("{group} {started}\n")) {
+        tracing::warn!(path = %path.display(), %error, "cannot note a process");
+    }
+}
+
+impl Process {
+    fn recorded(work: &Path) -> Vec<Self> {
+        let entries = fs::read_dir(work).into_iter().flatten().flatten();
+        entries
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with("pid-"))
+            .filter_map(|entry| Self::parse(&fs::read_to_string(entry.path()).ok()?))
+            .collect()
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (group, started) = text.trim().split_once(' ')?;
+        let group = group.parse().ok().filter(|group| *group > 1)?;
+        Some(Self { group, started: started.parse().ok()? })
+    }
+
+    fn kill_if_it_still_lives(&self) {
+        if start_time(self.group.unsigned_abs()) == Some(self.started) {
+            tracing::warn!(group = self.group, "killing what a previous life of the agent left");
+            if let Err(error) = killpg(Pid::from_raw(self.group), Signal::SIGKILL) {
+                tracing::warn!(%error, "cannot kill it");
+            }
+        }
+    }
+}
+
+/// Clock ticks between the machine's start and the process's (field 22 of /proc/<pid>/stat).
+fn start_time(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything.
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// A folder that only its owner may enter.
+pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn private_file(path: &Path) -> io::Result<fs::File> {
+    fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
+}
+
+/// Writes a file that only its owner may read; whole or not at all.
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use io::Write as _;
+    let new = path.with_extension("new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = private_file(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::CommandExt as _;
+
+    use super::*;
+
+    #[test]
+    fn two_agents_never_share_a_home() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Home::open(dir.path()).unwrap();
+        let error = Home::open(dir.path()).unwrap_err();
+        assert!(matches!(error, AgentError::HomeInUse { .. }), "{error}");
+        drop(first);
+        Home::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn what_a_previous_life_started_is_killed_and_strangers_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let sleep = || std::process::Command::new("sleep").arg("60").process_group(0).spawn();
+        let (mut ours, mut stranger) = (sleep().unwrap(), sleep().unwrap());
+        let work = {
+            let home = Home::open(dir.path()).unwrap();
+            let work = home.work("run-1");
+            make_dir(&work).unwrap();
+            work
+        };
+        record_process(&work, ours.id());
+        fs::write(work.join(format!("pid-{}", stranger.id())), format!("{} 1", stranger.id()))
+            .unwrap();
+
+        let home = Home::open(dir.path()).unwrap();
+        assert!(!home.work("run-1").exists());
+        assert!(!ours.wait().unwrap().success());
+        assert_eq!(stranger.try_wait().unwrap(), None);
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_and_private() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        write_private(&path, b"one").unwrap();
+        write_private(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}

@@ -1,0 +1,113 @@
+//! Plain HTTP beside the Worker API: joining, binaries, logs.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+use tonic::body::Body;
+use tower::ServiceExt as _;
+use transport::{Channel, ChannelError};
+
+use crate::order::Lease;
+
+/// For the head of an answer, and between two pieces of its body.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+const LONGEST_ANSWER: usize = 1 << 20;
+
+/// Nobody knows whether the request was handled: try again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HttpError {
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    #[error("no answer for {} seconds", PATIENCE.as_secs())]
+    Silence,
+    #[error("the answer broke off: {0}")]
+    Broken(String),
+}
+
+/// An answer, read whole.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn json<T: DeserializeOwned>(&self) -> Option<T> {
+        serde_json::from_slice(&self.body).ok()
+    }
+
+    /// What the server says, for people.
+    pub(crate) fn text(&self) -> String {
+        #[derive(serde::Deserialize)]
+        struct Message {
+            message: String,
+        }
+        let text = match self.json::<Message>() {
+            Some(Message { message }) => message,
+            None => String::from_utf8_lossy(&self.body).trim().chars().take(500).collect(),
+        };
+        if text.is_empty() { self.status.to_string() } else { format!("{text} ({})", self.status) }
+    }
+
+    /// The same request may be answered differently later.
+    pub(crate) fn is_passing(&self) -> bool {
+        self.status.is_server_error()
+            || self.status == StatusCode::TOO_MANY_REQUESTS
+            || self.status == StatusCode::REQUEST_TIMEOUT
+    }
+}
+
+pub(crate) fn request(method: Method, path: &str) -> http::request::Builder {
+    Request::builder().method(method).uri(path)
+}
+
+/// A request that an attempt's lease allows.
+pub(crate) fn leased(method: Method, path: &str, lease: &Lease) -> http::request::Builder {
+    request(method, path)
+        .header("x-gaia-run", lease.run.to_string())
+        .header("x-gaia-attempt", lease.attempt)
+        .header("x-gaia-lease", &lease.token)
+}
+
+pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
+    Body::new(Full::new(bytes.into()))
+}
+
+/// A body of bytes that are read as they are sent.
+pub(crate) fn streamed<S>(pieces: S) -> Body
+where
+    S: futures::Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+{
+    Body::new(StreamBody::new(pieces.map(|piece| piece.map(http_body::Frame::data))))
+}
+
+/// The head of the answer; its body is still to come.
+pub(crate) async fn open(
+    channel: &Channel,
+    request: Request<Body>,
+) -> Result<Response<Body>, HttpError> {
+    match timeout(PATIENCE, channel.clone().oneshot(request)).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(HttpError::Silence),
+    }
+}
+
+pub(crate) async fn read(response: Response<Body>) -> Result<Answer, HttpError> {
+    let status = response.status();
+    let body = Limited::new(response.into_body(), LONGEST_ANSWER).collect();
+    match timeout(PATIENCE, body).await {
+        Ok(Ok(body)) => Ok(Answer { status, body: body.to_bytes() }),
+        Ok(Err(error)) => Err(HttpError::Broken(error.to_string())),
+        Err(_) => Err(HttpError::Silence),
+    }
+}
+
+/// Sends a request and reads the whole answer.
+pub(crate) async fn call(channel: &Channel, request: Request<Body>) -> Result<Answer, HttpError> {
+    read(open(channel, request).await?).await
+}

@@ -1,0 +1,194 @@
+//! Makes a binary ready to be started, by its language; once for each digest.
+//!
+//! What was prepared is marked as the last step, so that a preparation that was interrupted is done
+//! again from the start. Parallel runs of one pipeline wait for one preparation.
+
+use std::{
+    ffi::OsString,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use ids::Digest;
+
+use crate::{
+    command::Step,
+    home::make_dir,
+    order::Language,
+    python::{self, PIPELINE},
+    runtime::Launch,
+    site::Site,
+    stop::Trouble,
+    workshop::Workshop,
+};
+
+pub(crate) const NAME: &str = "prepare";
+const DONE: &str = ".prepared";
+
+/// How to start a prepared pipeline.
+#[derive(Debug)]
+pub(crate) struct Recipe {
+    program: PathBuf,
+    args: Vec<OsString>,
+    /// Where Gaia starts it; `None`: in the attempt's own folder.
+    dir: Option<PathBuf>,
+    env: Vec<(OsString, OsString)>,
+}
+
+impl Recipe {
+    fn new(program: impl Into<PathBuf>, args: &[&str]) -> Self {
+        let args = args.iter().map(OsString::from).collect();
+        Self { program: program.into(), args, dir: None, env: Vec::new() }
+    }
+
+    pub(crate) fn launch(&self, site: &Site) -> Launch {
+        let mut env = site.environment();
+        env.extend(self.env.iter().cloned());
+        Launch {
+            program: self.program.clone(),
+            args: self.args.clone(),
+            cwd: self.dir.clone().unwrap_or_else(|| site.work.clone()),
+            env,
+            scratch: site.work.join("plugin"),
+        }
+    }
+}
+
+/// Prepares `binary`, where that has not been done, and says how to start it.
+pub(crate) async fn prepare(
+    workshop: &Workshop,
+    site: &Site,
+    language: Language,
+    digest: Digest,
+    binary: &Path,
+) -> Result<Recipe, Trouble> {
+    let dir = workshop.home.prepared().join(digest.to_string());
+    match language {
+        Language::Cpp | Language::Golang | Language::Rust => Ok(Recipe::new(binary, &[])),
+        Language::Java => {
+            let mut recipe = Recipe::new("java", &["-jar"]);
+            recipe.args.push(binary.into());
+            Ok(recipe)
+        }
+        Language::Python => {
+            once(workshop, site, digest, &dir, python_install(workshop, site, &dir, binary))
+                .await?;
+            Ok(python_recipe(site, &dir))
+        }
+        Language::Nodejs => {
+            once(workshop, site, digest, &dir, node_install(workshop, site, &dir, binary)).await?;
+            let source = dir.join("source");
+            Ok(Recipe { dir: Some(source), ..Recipe::new("node", &["index.js"]) })
+        }
+        Language::Ruby => {
+            once(workshop, site, digest, &dir, ruby_install(site, &dir, binary)).await?;
+            ruby_recipe(&dir)
+        }
+    }
+}
+
+async fn once(
+    workshop: &Workshop,
+    site: &Site,
+    digest: Digest,
+    dir: &Path,
+    work: impl Future<Output = Result<(), Trouble>>,
+) -> Result<(), Trouble> {
+    let _turn = site.stopper.unless(workshop.preparing.enter(digest)).await?;
+    let trouble = |error| Trouble::io("preparing the pipeline", error);
+    let done = dir.join(DONE);
+    if done.exists() {
+        return Ok(());
+    }
+    start_anew(dir).map_err(trouble)?;
+    work.await?;
+    fs::File::create(done).and_then(|file| file.sync_all()).map_err(trouble)
+}
+
+fn start_anew(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    make_dir(dir)
+}
+
+/// A copy under a name that the language's tools take.
+fn place(binary: &Path, path: &Path) -> Result<(), Trouble> {
+    fs::copy(binary, path).map(drop).map_err(|error| Trouble::io("copying the binary", error))
+}
+
+async fn python_install(
+    workshop: &Workshop,
+    site: &Site,
+    dir: &Path,
+    binary: &Path,
+) -> Result<(), Trouble> {
+    let archive = dir.join(PIPELINE);
+    place(binary, &archive)?;
+    let venv = python::make_venv(NAME, workshop, site, &dir.join("venv")).await?;
+    venv.install_pipeline(NAME, workshop, site, &archive).await
+}
+
+fn python_recipe(site: &Site, dir: &Path) -> Recipe {
+    let venv = dir.join("venv");
+    let bin = venv.join("bin");
+    let code = "import pipeline; pipeline.main()";
+    Recipe {
+        dir: Some(venv.clone()),
+        env: vec![("VIRTUAL_ENV".into(), venv.into()), ("PATH".into(), path_with(site, &bin))],
+        ..Recipe::new(bin.join("python"), &["-c", code])
+    }
+}
+
+/// The attempt's `PATH` with `first` before everything else.
+pub(crate) fn path_with(site: &Site, first: &Path) -> OsString {
+    let environment = site.environment();
+    let path = environment.iter().rfind(|(key, _)| key == "PATH").map(|(_, value)| value.clone());
+    let mut out = first.as_os_str().to_owned();
+    if let Some(path) = path {
+        out.push(":");
+        out.push(path);
+    }
+    out
+}
+
+async fn node_install(
+    workshop: &Workshop,
+    site: &Site,
+    dir: &Path,
+    binary: &Path,
+) -> Result<(), Trouble> {
+    let source = dir.join("source");
+    make_dir(&source).map_err(|error| Trouble::io("preparing the pipeline", error))?;
+    let unpack = Step::new(NAME, "tar", &source).args(["--no-same-owner", "-xzf"]).args([binary]);
+    unpack.run(site).await?;
+    Step::new(NAME, "npm", &source)
+        .args(["install", "--no-audit", "--no-fund"])
+        .env("npm_config_cache", workshop.home.tools("npm"))
+        .run(site)
+        .await
+}
+
+async fn ruby_install(site: &Site, dir: &Path, binary: &Path) -> Result<(), Trouble> {
+    let gem = dir.join("pipeline.gem");
+    place(binary, &gem)?;
+    let name = Step::new(NAME, "gem", dir)
+        .args(["specification", "--yaml", "pipeline.gem", "name"])
+        .answer(site)
+        .await?;
+    let name = name.lines().find_map(|line| line.strip_prefix("--- ")).unwrap_or(name.as_str());
+    fs::write(dir.join("name"), name.trim())
+        .map_err(|error| Trouble::io("preparing the pipeline", error))?;
+    Step::new(NAME, "gem", dir)
+        .args(["install", "--force", "--no-document", "--install-dir", "gems", "pipeline.gem"])
+        .run(site)
+        .await
+}
+
+fn ruby_recipe(dir: &Path) -> Result<Recipe, Trouble> {
+    let name = fs::read_to_string(dir.join("name"))
+        .map_err(|error| Trouble::io("reading the gem's name", error))?;
+    let env = vec![("GEM_HOME".into(), dir.join("gems").into())];
+    Ok(Recipe { env, ..Recipe::new("ruby", &["-r", &name, "-e", "Main.main"]) })
+}

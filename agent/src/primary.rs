@@ -1,0 +1,78 @@
+//! The Worker API of the server that this agent joined.
+//!
+//! Control and logs share one connection, binaries have another, so that a big download delays
+//! neither an order nor a log line.
+
+use proto::worker::{PipelineRun, WorkerInstance, worker_client::WorkerClient};
+use tonic::{Request, Status, Streaming, metadata::AsciiMetadataValue};
+use transport::Channel;
+
+use crate::{AgentError, config::Config, home::Identity};
+
+/// The name in the gateway's certificate, as Gaia's agents verify it.
+pub(crate) const SERVER_NAME: &str = "gaia-pipeline.io";
+/// What Gaia answers to a certificate or id that it does not know.
+const NOT_REGISTERED: &str = "worker is not registered";
+/// An order carries arguments, which may be long.
+const LARGEST_ORDER: usize = 16 << 20;
+
+/// Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Primary {
+    worker: AsciiMetadataValue,
+    control: Channel,
+    bulk: Channel,
+}
+
+impl Primary {
+    pub(crate) fn new(config: &Config, identity: &Identity) -> Result<Self, AgentError> {
+        let channel = || {
+            let tls = identity::client_tls(&identity.credentials)?;
+            let protocols = config.protocols.into();
+            Ok::<_, AgentError>(Channel::remote(&config.server, SERVER_NAME, tls, protocols)?)
+        };
+        let worker = AsciiMetadataValue::try_from(identity.worker.as_str())
+            .map_err(|_| AgentError::BadIdentity { worker: identity.worker.clone() })?;
+        Ok(Self { worker, control: channel()?, bulk: channel()? })
+    }
+
+    /// For logs.
+    pub(crate) fn control(&self) -> &Channel {
+        &self.control
+    }
+
+    /// For binaries.
+    pub(crate) fn bulk(&self) -> &Channel {
+        &self.bulk
+    }
+
+    pub(crate) fn worker(&self) -> &str {
+        self.worker.to_str().unwrap_or_default()
+    }
+
+    pub(crate) async fn get_work(
+        &self,
+        instance: WorkerInstance,
+    ) -> Result<Streaming<PipelineRun>, Status> {
+        Ok(self.client().get_work(self.request(instance)).await?.into_inner())
+    }
+
+    pub(crate) async fn update_work(&self, run: PipelineRun) -> Result<(), Status> {
+        self.client().update_work(self.request(run)).await?;
+        Ok(())
+    }
+
+    fn client(&self) -> WorkerClient<Channel> {
+        WorkerClient::new(self.control.clone()).max_decoding_message_size(LARGEST_ORDER)
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("uniqueid", self.worker.clone());
+        request
+    }
+}
+
+pub(crate) fn is_not_registered(status: &Status) -> bool {
+    status.message() == NOT_REGISTERED
+}
