@@ -19,6 +19,7 @@ use super::{
 pub(super) struct Seat<'a> {
     pub(super) id: WorkerId,
     worker: &'a Worker,
+    presence: Presence,
     pub(super) free: u32,
 }
 
@@ -35,7 +36,7 @@ pub(super) fn seats<'a>(state: &'a State, connected: &Connected) -> Vec<Seat<'a>
             Presence::Polls { free } => free.saturating_sub(unstarted_on(state, id)).min(1),
             Presence::Polled => 0,
         };
-        Some(Seat { id, worker, free })
+        Some(Seat { id, worker, presence, free })
     };
     connected.iter().filter_map(seat).collect()
 }
@@ -48,7 +49,8 @@ fn unstarted_on(state: &State, worker: WorkerId) -> u32 {
 /// The seats that a line may use. The worker of the last attempt is avoided if there is any other, and
 /// the primary is left out if anyone else suits.
 pub(super) fn suitable(seats: &[Seat<'_>], class: &Class) -> Vec<usize> {
-    let suits = |seat: &Seat<'_>| seat.worker.suits(seat.id, &class.requirement);
+    let wanted = &class.requirement;
+    let suits = |seat: &Seat<'_>| seat.worker.suits(seat.id, wanted) && seat.presence.suits(wanted);
     let mut found: Vec<_> = (0..seats.len()).filter(|&at| suits(&seats[at])).collect();
     keep_if_any(&mut found, |at| Some(seats[at].id) != class.avoid);
     keep_if_any(&mut found, |at| !seats[at].worker.primary);

@@ -62,7 +62,11 @@ pub fn placement(state: &State, run: &Run, connected: &Connected) -> Placement {
         missing: missing(state, &class.requirement),
         ..Placement::default()
     };
-    let matching = |(id, worker): &(WorkerId, &Worker)| worker.suits(*id, &class.requirement);
+    let matching = |(id, worker): &(WorkerId, &Worker)| {
+        let presence = connected.get(*id);
+        worker.suits(*id, &class.requirement)
+            && presence.is_none_or(|presence| presence.suits(&class.requirement))
+    };
     for (id, worker) in state.workers().filter(matching) {
         placement.matching += 1;
         match connected.get(id) {
@@ -125,6 +129,12 @@ fn on_worker(state: RunState) -> &'static str {
 fn nobody(state: &State, requirement: &Requirement, placement: &Placement) -> String {
     if placement.workers == 0 {
         return "no worker is registered".into();
+    }
+    let suits = |(id, worker): (WorkerId, &Worker)| worker.suits(id, requirement);
+    if state.workers().any(suits) {
+        return "the workers that match are Gaia's own agents, which build nothing and take no \
+                arguments"
+            .into();
     }
     let pin = &requirement.pin;
     if !pin.is_empty() {

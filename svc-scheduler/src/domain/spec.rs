@@ -136,6 +136,15 @@ impl RunSpec {
         80 + texts + arguments + jobs_bytes(&self.jobs)
     }
 
+    /// Whether any job gets a value for an argument.
+    pub(super) fn has_values(&self) -> bool {
+        let mut declared = self.jobs.iter().flat_map(|job| &job.arguments);
+        let by_default = |argument: &ArgumentSpec| {
+            argument.kind == "vault" || !argument.default_value.is_empty()
+        };
+        declared.any(by_default) || self.arguments.iter().any(|given| !given.value.is_empty())
+    }
+
     fn check_arguments(&self) -> Result<(), SpecError> {
         let declared: Vec<_> = self
             .jobs

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ids::WorkerId;
 
-use super::spec::RunSpec;
+use super::spec::{RunKind, RunSpec};
 
 /// What the registry recorded about a worker, as far as placing runs needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,6 +114,9 @@ pub struct Requirement {
     pub tags: Vec<String>,
     /// Id or name of the only worker; empty: any.
     pub pin: String,
+    /// Not for a worker that polls: such are Gaia's own agents, which build nothing and read no values
+    /// of arguments.
+    pub pushed: bool,
 }
 
 impl Requirement {
@@ -122,7 +125,8 @@ impl Requirement {
         let tags = spec.tags.iter().chain([&spec.pipeline_type]);
         let tags: BTreeSet<_> = tags.map(|tag| tag.trim().to_lowercase()).collect();
         let tags = tags.into_iter().filter(|tag| !tag.is_empty()).collect();
-        Self { tags, pin: spec.pinned_worker.clone() }
+        let pushed = spec.kind == RunKind::Build || spec.has_values();
+        Self { tags, pin: spec.pinned_worker.clone(), pushed }
     }
 }
 
@@ -140,6 +144,14 @@ pub enum Presence {
     Polled,
     /// Attached, but wants nothing new.
     Draining,
+}
+
+impl Presence {
+    /// Whether a worker that is there in this way may take a run that wants this.
+    #[must_use]
+    pub fn suits(self, requirement: &Requirement) -> bool {
+        !(requirement.pushed && matches!(self, Self::Polls { .. } | Self::Polled))
+    }
 }
 
 impl Connected {
