@@ -50,6 +50,11 @@ pub fn router(deps: Deps, config: Config) -> Router {
         .with_state(gate)
 }
 
+/// A run as the REST API shows it, for whoever replays the log and compares.
+pub fn run_json(run: &proto::scheduler::v1::Run) -> serde_json::Value {
+    rest::run_json(run.clone())
+}
+
 async fn unknown_route(request: Request) -> Response {
     let path = request.uri().path();
     let grpc = request.headers().get(header::CONTENT_TYPE);

@@ -90,6 +90,10 @@ fn worker_routes() -> Router<Gate> {
         .route("/worker/resume/{workerid}", post(workers::resume))
 }
 
+pub(crate) fn run_json(run: proto::scheduler::v1::Run) -> Value {
+    serde_json::to_value(run_json::RunJson::from(run)).expect("plain fields make JSON")
+}
+
 async fn healthz() -> Json<Value> {
     Json(json!({ "status": "ok" }))
 }

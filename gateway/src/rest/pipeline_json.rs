@@ -28,7 +28,15 @@ pub(super) struct PipelineJson {
     created_by: String,
     /// The only worker that may run it; empty: any.
     worker: String,
-    build: BuildJson,
+    /// Of the newest build: "building", "built" or "failed".
+    buildstate: &'static str,
+    buildrunid: String,
+    builderror: String,
+    /// Count of the builds that succeeded; 0: there is nothing to run yet.
+    version: u32,
+    /// What the newest build that succeeded produced.
+    build: Option<ResultJson>,
+    built_at: u64,
 }
 
 /// Never with what gives access to it.
@@ -36,19 +44,6 @@ pub(super) struct PipelineJson {
 struct RepoJson {
     url: String,
     selectedbranch: String,
-}
-
-#[derive(Debug, Serialize)]
-struct BuildJson {
-    /// Of the newest build: "building", "built" or "failed".
-    state: &'static str,
-    run: String,
-    error: String,
-    /// Count of the builds that succeeded; 0: there is nothing to run yet.
-    version: u32,
-    #[serde(flatten)]
-    result: Option<ResultJson>,
-    built_at: u64,
 }
 
 /// What a build produced.
@@ -103,14 +98,12 @@ impl From<Pipeline> for PipelineJson {
             notvalid: pipeline.version == 0,
             created: rfc3339(pipeline.created_at),
             repo: RepoJson { url: pipeline.url, selectedbranch: pipeline.branch },
-            build: BuildJson {
-                state: state(pipeline.build_state),
-                run: pipeline.build_run_id,
-                error: pipeline.build_error,
-                version: pipeline.version,
-                result: pipeline.build.map(ResultJson::from),
-                built_at: pipeline.built_at,
-            },
+            buildstate: state(pipeline.build_state),
+            buildrunid: pipeline.build_run_id,
+            builderror: pipeline.build_error,
+            version: pipeline.version,
+            build: pipeline.build.map(ResultJson::from),
+            built_at: pipeline.built_at,
             id: pipeline.id,
             name: pipeline.name,
             r#type: pipeline.r#type,

@@ -350,8 +350,8 @@ fn not_built(pipeline: &Pipeline) -> ApiError {
         ),
     };
     ApiError::conflict(message)
-        .with("build_state", build_state(pipeline))
-        .with("build_run", pipeline.build_run_id.clone())
+        .with("buildstate", build_state(pipeline))
+        .with("buildrunid", pipeline.build_run_id.clone())
 }
 
 /// Values for the arguments that the pipeline declares. Secrets come from the vault, whatever is sent.

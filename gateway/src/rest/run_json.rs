@@ -55,7 +55,7 @@ struct RunJobJson {
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct AttemptJson {
+struct AttemptJson {
     attempt: u32,
     workerid: String,
     workername: String,

@@ -22,9 +22,9 @@ use super::{
 };
 use crate::{error::ApiError, gate::Gate, limits};
 
-/// Runs in one answer.
+/// Runs in one answer, unless another limit is given.
 const USUAL: u32 = 100;
-const MOST: u32 = 1_000;
+const USUAL_OF_PIPELINE: u32 = 1_000;
 
 /// The run that the path names, by either kind of name.
 pub(super) fn named(params: &Params) -> Result<GetRunRequest, ApiError> {
@@ -39,7 +39,11 @@ pub(super) fn named(params: &Params) -> Result<GetRunRequest, ApiError> {
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Wanted {
+    /// 0: all.
     limit: Option<u32>,
+    /// Only of this pipeline.
+    #[serde(default)]
+    pipeline: u64,
     open: Option<String>,
     builds: Option<String>,
 }
@@ -48,7 +52,7 @@ impl Wanted {
     fn of(&self, pipeline: u64, usual: u32) -> ListRunsRequest {
         ListRunsRequest {
             pipeline_id: pipeline,
-            limit: self.limit.unwrap_or(usual).clamp(1, MOST),
+            limit: self.limit.unwrap_or(usual),
             with_builds: is_on(self.builds.as_deref()),
             only_open: is_on(self.open.as_deref()),
         }
@@ -65,7 +69,7 @@ pub(super) async fn list(
     _: User,
     Query(wanted): Query<Wanted>,
 ) -> Result<Json<Vec<RunJson>>, ApiError> {
-    Ok(Json(runs(&gate, wanted.of(0, USUAL)).await?))
+    Ok(Json(runs(&gate, wanted.of(wanted.pipeline, USUAL)).await?))
 }
 
 pub(super) async fn list_of_pipeline(
@@ -75,7 +79,7 @@ pub(super) async fn list_of_pipeline(
     Query(wanted): Query<Wanted>,
 ) -> Result<Json<Vec<RunJson>>, ApiError> {
     let pipeline: PipelineId = params.get("pipelineid")?;
-    Ok(Json(runs(&gate, wanted.of(pipeline.0, MOST)).await?))
+    Ok(Json(runs(&gate, wanted.of(pipeline.0, USUAL_OF_PIPELINE)).await?))
 }
 
 /// The newest run; `null` before the first.

@@ -84,6 +84,8 @@ async fn fields(headers: &HeaderMap, payload: Payload) -> Result<RegisterWorkerR
             "secret" => wanted.secret = value,
             "name" => wanted.name = value,
             "tags" => wanted.tags.extend(split(&value)),
+            // It only asks for less: what no other worker can do.
+            "primary" => wanted.primary = value == "true",
             _ => {}
         }
     }
@@ -107,6 +109,7 @@ fn flat(object: serde_json::Map<String, Value>) -> Vec<(String, String)> {
     for (name, value) in object {
         match value {
             Value::String(text) => fields.push((name, text)),
+            Value::Bool(on) => fields.push((name, on.to_string())),
             Value::Array(texts) => {
                 let texts = texts.iter().filter_map(Value::as_str);
                 fields.extend(texts.map(|text| (name.clone(), text.to_owned())));
