@@ -8,6 +8,7 @@ mod remote;
 use crate::{Protocol, local::Local};
 use axum::Router;
 use connect::Target;
+pub(crate) use exchange::{Failure, Upload};
 use identity::Peer;
 use remote::Remote;
 use std::{
@@ -61,7 +62,7 @@ impl Channel {
         protocols: Protocols,
     ) -> Result<Self, InvalidServer> {
         let target = Target::parse(server, server_name)?;
-        let remote = Remote::new(target, tls, protocols);
+        let remote = Remote::new(target, tls, protocols)?;
         Ok(Self { way: Way::Remote(Arc::new(remote)), last: Arc::default() })
     }
 

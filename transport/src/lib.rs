@@ -1,10 +1,12 @@
 //! One router on HTTP/2 and HTTP/3; a client channel that prefers HTTP/3 and falls back to HTTP/2.
 
+mod abort;
 mod access;
 mod call;
 mod channel;
 mod connection;
 mod deadline;
+mod http3;
 mod limits;
 mod local;
 mod server;

@@ -4,7 +4,7 @@
 //! gets ahead of its client as it would over a network, and a pair that works here works there.
 //! Dropping the response cancels the handler, and its request then ends with an error.
 
-use crate::{Connection, Protocol, call};
+use crate::{Connection, Protocol, abort::AbortOnDrop, call};
 use axum::{Router, body::Body};
 use bytes::Bytes;
 use futures::future::{self, Either};
@@ -17,10 +17,7 @@ use std::{
     pin::{Pin, pin},
     task::{Context, Poll},
 };
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::AbortHandle,
-};
+use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
 /// Frames that may wait between the two sides.
@@ -152,13 +149,5 @@ impl http_body::Body for Held {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-struct AbortOnDrop(AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }

@@ -1,12 +1,16 @@
 //! Where a server is, and reaching it.
 
 use crate::{InvalidServer, limits};
+use futures::{StreamExt, stream::FuturesUnordered};
 use http::uri::Authority;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
+
+/// What one address gets before the next is tried beside it (RFC 8305).
+const STAGGER: Duration = Duration::from_millis(250);
 
 /// Where to connect to, and the name that the certificate must hold.
 #[derive(Clone, Debug)]
@@ -51,25 +55,58 @@ impl Target {
     }
 }
 
-/// TCP and TLS. The host's addresses are tried one after the other.
+/// Tries the addresses, each a little after the one before ("happy eyeballs"): the first that
+/// connects wins. A refusal lets the next begin at once.
+pub(super) async fn first<T, F: Future<Output = io::Result<T>>>(
+    addresses: Vec<SocketAddr>,
+    connect: impl Fn(SocketAddr) -> F,
+) -> io::Result<T> {
+    let attempt = |address| {
+        let connecting = connect(address);
+        async move {
+            let named = |e: io::Error| io::Error::new(e.kind(), Unreached { address, source: e });
+            connecting.await.map_err(named)
+        }
+    };
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    let mut untried = addresses.into_iter();
+    let mut attempts = FuturesUnordered::new();
+    loop {
+        match untried.next() {
+            Some(address) => attempts.push(attempt(address)),
+            None if attempts.is_empty() => return Err(last),
+            None => {}
+        }
+        let outcome = if untried.len() > 0 {
+            timeout(STAGGER, attempts.next()).await.ok().flatten()
+        } else {
+            attempts.next().await
+        };
+        match outcome {
+            Some(Ok(connected)) => return Ok(connected),
+            Some(Err(error)) => last = error,
+            None => {}
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{address}")]
+struct Unreached {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+/// TCP and TLS.
 pub(super) async fn tls(
     target: &Target,
     config: &Arc<rustls::ClientConfig>,
 ) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
-    let mut last = io::Error::from(io::ErrorKind::NotFound);
-    for address in target.addresses().await? {
-        match timeout(limits::HANDSHAKE, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => {
-                stream.set_nodelay(true)?;
-                let connector = TlsConnector::from(config.clone());
-                let stream = connector.connect(target.name.clone(), stream);
-                return Ok(TokioIo::new(timeout(limits::HANDSHAKE, stream).await??));
-            }
-            Ok(Err(error)) => last = io::Error::new(error.kind(), format!("{address}: {error}")),
-            Err(_) => {
-                last = io::Error::new(io::ErrorKind::TimedOut, format!("{address}: no answer"));
-            }
-        }
-    }
-    Err(last)
+    let stream = first(target.addresses().await?, |address| async move {
+        timeout(limits::HANDSHAKE, TcpStream::connect(address)).await?
+    });
+    let stream = stream.await?;
+    stream.set_nodelay(true)?;
+    let connected = TlsConnector::from(config.clone()).connect(target.name.clone(), stream);
+    Ok(TokioIo::new(timeout(limits::HANDSHAKE, connected).await??))
 }

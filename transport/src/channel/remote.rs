@@ -1,26 +1,38 @@
 //! A server over the network: connects when it is first needed, and again after a loss.
 
 use super::{
-    ChannelError, Protocols,
-    connect::Target,
-    exchange::{Download, Failure, Upload},
+    ChannelError, InvalidServer, Protocols,
+    connect::{self, Target},
+    exchange::{self, Download, Failure, Upload},
     http2,
 };
-use crate::{Protocol, call, deadline, deadline::Timer, limits};
+use crate::{Protocol, call, deadline, deadline::Timer, http3, limits};
 use futures::{
     FutureExt,
-    future::{BoxFuture, Shared},
+    future::{BoxFuture, Either, Shared, select},
 };
 use http::{Request, Response, Uri, header::HOST};
 use identity::Peer;
-use std::sync::{Arc, Mutex};
+use quinn::crypto::rustls::QuicClientConfig;
+use rustls::client::Resumption;
+use std::{
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Status, body::Body};
+
+/// TLS sessions that are kept for resumption; a channel has one server.
+const SESSIONS: usize = 8;
 
 /// A server, and the connection to it if there is one.
 pub(super) struct Remote {
     target: Target,
     protocols: Protocols,
     tcp: Arc<rustls::ClientConfig>,
+    udp: quinn::ClientConfig,
+    window: u32,
     state: Mutex<State>,
 }
 
@@ -35,32 +47,61 @@ struct State {
     live: Option<Live>,
     /// Runs in a task of its own, so that impatient callers do not undo it.
     connecting: Option<Shared<BoxFuture<'static, Result<Live, Status>>>>,
+    /// HTTP/3 did not pass; until then HTTP/2 is used without asking.
+    http3_again: Option<Instant>,
 }
 
 #[derive(Clone)]
 enum Live {
     Http2(http2::Connection),
+    Http3(http3::Client),
 }
 
 impl Live {
     fn is_open(&self) -> bool {
         match self {
             Self::Http2(connection) => connection.is_open(),
+            Self::Http3(connection) => connection.is_open(),
         }
     }
 
     fn protocol(&self) -> Protocol {
         match self {
             Self::Http2(_) => Protocol::Http2,
+            Self::Http3(_) => Protocol::Http3,
+        }
+    }
+
+    async fn send(self, request: Request<Upload>) -> Result<Response<Body>, Failure> {
+        match self {
+            Self::Http2(connection) => Ok(connection.send(request).await?.map(Body::new)),
+            Self::Http3(connection) => Ok(connection.send(request).await?.map(Body::new)),
         }
     }
 }
 
 impl Remote {
-    pub(super) fn new(target: Target, tls: rustls::ClientConfig, protocols: Protocols) -> Self {
-        let mut tcp = tls;
+    pub(super) fn new(
+        target: Target,
+        tls: rustls::ClientConfig,
+        protocols: Protocols,
+    ) -> Result<Self, InvalidServer> {
+        let (mut tcp, mut udp) = (tls.clone(), tls);
         tcp.alpn_protocols = vec![b"h2".to_vec()];
-        Self { target, protocols, tcp: Arc::new(tcp), state: Mutex::default() }
+        udp.alpn_protocols = vec![b"h3".to_vec()];
+        // A session of one protocol cannot be resumed in the other.
+        tcp.resumption = Resumption::in_memory_sessions(SESSIONS);
+        udp.resumption = Resumption::in_memory_sessions(SESSIONS);
+        let crypto = QuicClientConfig::try_from(udp).map_err(|error| InvalidServer {
+            text: target.authority.to_string(),
+            why: format!("QUIC cannot use this TLS configuration: {error}"),
+        })?;
+        // Whom we call we know.
+        let window = limits::connection_window(&Peer::Service(String::new()));
+        let mut udp = quinn::ClientConfig::new(Arc::new(crypto));
+        udp.transport_config(limits::quic(0, window));
+        let state = Mutex::default();
+        Ok(Self { target, protocols, tcp: Arc::new(tcp), udp, window, state })
     }
 
     /// Sends the request; one that surely was not sent is tried once more, on a new connection.
@@ -75,7 +116,7 @@ impl Remote {
         let request = self.address(Request::from_parts(parts, body))?;
         let exchange = self.exchange(request, used);
         let response = match deadline {
-            Some(at) => match tokio::time::timeout_at(at, exchange).await {
+            Some(at) => match timeout_at(at, exchange).await {
                 Ok(response) => response?,
                 Err(_) => return Err(ChannelError::Lost(call::expired())),
             },
@@ -105,12 +146,7 @@ impl Remote {
         loop {
             let live = self.connection().await.map_err(ChannelError::NotSent)?;
             used(live.protocol());
-            let sent = match live {
-                Live::Http2(connection) => {
-                    connection.send(request).await.map(|response| response.map(Body::new))
-                }
-            };
-            match sent {
+            match live.send(request).await {
                 Ok(response) => return Ok(response),
                 Err(Failure::Unsent(unsent, _)) if again => request = *unsent,
                 Err(Failure::Unsent(_, why) | Failure::Refused(why)) => {
@@ -122,14 +158,19 @@ impl Remote {
         }
     }
 
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it holds the lock")
+    }
+
     async fn connection(self: &Arc<Self>) -> Result<Live, Status> {
         let attempt = {
-            let mut state = self.state.lock().expect("nothing panics while it holds the lock");
-            if let Some(live) = state.live.take_if(|live| !live.is_open()) {
-                tracing::debug!(server = %self.target.authority, over = ?live.protocol(), "connection lost");
+            let mut state = self.lock();
+            if let Some(lost) = state.live.take_if(|live| !live.is_open()) {
+                tracing::debug!(server = %self.target.authority, over = ?lost.protocol(), "lost");
             }
-            if let Some(live) = &state.live {
-                return Ok(live.clone());
+            if let Some(live) = state.live.clone() {
+                self.reconsider(&mut state);
+                return Ok(live);
             }
             state.connecting.get_or_insert_with(|| self.clone().start()).clone()
         };
@@ -140,21 +181,89 @@ impl Remote {
     fn start(self: Arc<Self>) -> Shared<BoxFuture<'static, Result<Live, Status>>> {
         let task = tokio::spawn(async move {
             let connected = self.connect().await;
-            let mut state = self.state.lock().expect("nothing panics while it holds the lock");
+            let mut state = self.lock();
             state.connecting = None;
-            state.live = connected.as_ref().ok().cloned();
+            if let Ok(live) = &connected {
+                state.live = Some(live.clone());
+                state.http3_again = (live.protocol() == Protocol::Http2)
+                    .then(|| Instant::now() + limits::HTTP3_RETRY);
+            }
             connected
         });
         let ended = |_| Err(Status::unavailable("stopped while connecting"));
         task.map(move |joined| joined.unwrap_or_else(ended)).boxed().shared()
     }
 
+    /// A channel that fell back to HTTP/2 tries HTTP/3 now and then, beside its calls.
+    fn reconsider(self: &Arc<Self>, state: &mut State) {
+        let now = Instant::now();
+        if self.protocols == Protocols::PreferHttp3
+            && state.http3_again.is_some_and(|again| again <= now)
+        {
+            state.http3_again = Some(now + limits::HTTP3_RETRY);
+            let this = self.clone();
+            tokio::spawn(async move {
+                if let Ok(live) = this.http3().await {
+                    let mut state = this.lock();
+                    state.live = Some(live);
+                    state.http3_again = None;
+                }
+            });
+        }
+    }
+
     async fn connect(&self) -> Result<Live, Status> {
-        let window = limits::connection_window(&Peer::Service(String::new()));
-        let connected = http2::connect(&self.target, &self.tcp, window).await;
-        connected.map(Live::Http2).map_err(|why| {
+        let connected = match self.protocols {
+            Protocols::Http2 => self.http2().await,
+            Protocols::Http3 => self.http3().await,
+            Protocols::PreferHttp3 => self.race().await,
+        };
+        connected.map_err(|why| {
             let server = &self.target.authority;
             Status::new(why.code(), format!("cannot connect to {server}: {}", why.message()))
         })
     }
+
+    async fn http2(&self) -> Result<Live, Status> {
+        http2::connect(&self.target, &self.tcp, self.window).await.map(Live::Http2)
+    }
+
+    async fn http3(&self) -> Result<Live, Status> {
+        let name = self.target.name.to_str();
+        let connected = async {
+            let addresses = self.target.addresses().await?;
+            connect::first(addresses, |to| http3::connect(to, &name, self.udp.clone())).await
+        };
+        connected.await.map(Live::Http3).map_err(|error| exchange::status(&error))
+    }
+
+    /// HTTP/3 with a head start, then HTTP/2 beside it; the first to connect wins.
+    async fn race(&self) -> Result<Live, Status> {
+        let http2 = pin!(self.http2());
+        let mut http3 = pin!(self.http3());
+        let start = self.lock().http3_again.map_or(limits::HTTP3_HEAD_START, |again| {
+            // It failed not long ago: no head start, but it may still win.
+            if again > Instant::now() { Duration::ZERO } else { limits::HTTP3_HEAD_START }
+        });
+        match timeout(start, &mut http3).await {
+            Ok(Ok(live)) => return Ok(live),
+            Ok(Err(first)) => return http2.await.map_err(|second| both(&first, &second)),
+            Err(_) => {}
+        }
+        match select(http3, http2).await {
+            Either::Left((Ok(live), _)) | Either::Right((Ok(live), _)) => Ok(live),
+            Either::Left((Err(first), other)) => {
+                other.await.map_err(|second| both(&first, &second))
+            }
+            Either::Right((Err(first), other)) => {
+                other.await.map_err(|second| both(&second, &first))
+            }
+        }
+    }
+}
+
+/// Why neither protocol connects. The code is HTTP/2's, which passes more networks.
+fn both(http3: &Status, http2: &Status) -> Status {
+    let (http2, text) = (http2.code(), format!("{}; HTTP/3: {}", http2.message(), http3.message()));
+    Status::new(http2, text)
 }

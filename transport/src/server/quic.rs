@@ -1,10 +1,72 @@
 //! The UDP wing: QUIC connections, each handed to the HTTP/3 bridge.
 
 use super::Shared;
-use quinn::Endpoint;
+use crate::{Protocol, http3, limits};
+use quinn::{Endpoint, Incoming};
+use rustls_pki_types::CertificateDer;
+use std::{io, sync::Arc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::TaskTracker;
 
 /// Accepts until shutdown, then waits for the connections to end.
 pub(super) async fn serve(endpoint: Endpoint, shared: Shared) {
-    shared.shutdown.cancelled().await;
-    endpoint.close(0u32.into(), b"");
+    let connections = TaskTracker::new();
+    let handshakes = Arc::new(Semaphore::new(limits::UNPROVEN_HANDSHAKES));
+    loop {
+        let incoming = tokio::select! {
+            incoming = endpoint.accept() => incoming,
+            () = shared.shutdown.cancelled() => break,
+        };
+        let Some(incoming) = incoming else { break };
+        if endpoint.open_connections() > limits::CONNECTIONS {
+            tracing::warn!("refused: {} connections are open", limits::CONNECTIONS);
+            incoming.refuse();
+            continue;
+        }
+        let permit = handshakes.clone().try_acquire_owned().ok();
+        if permit.is_none() && !incoming.remote_address_validated() {
+            // Under load an address must first prove that it is no forged one.
+            if let Err(error) = incoming.retry() {
+                error.into_incoming().refuse();
+            }
+            continue;
+        }
+        let shared = shared.clone();
+        connections.spawn(async move {
+            let address = incoming.remote_address();
+            if let Err(error) = converse(incoming, permit, shared).await {
+                tracing::debug!(%address, %error, "connection ended");
+            }
+        });
+    }
+    endpoint.set_server_config(None);
+    connections.close();
+    connections.wait().await;
+    endpoint.close(http3::NO_ERROR, b"the server stops");
+    // Until the peers have heard of it.
+    if tokio::time::timeout(limits::GRACE, endpoint.wait_idle()).await.is_err() {
+        tracing::debug!("some peers did not answer the close");
+    }
+}
+
+async fn converse(
+    incoming: Incoming,
+    permit: Option<OwnedSemaphorePermit>,
+    shared: Shared,
+) -> io::Result<()> {
+    let address = incoming.remote_address();
+    let quic = tokio::time::timeout(limits::HANDSHAKE, incoming.accept()?).await??;
+    drop(permit);
+    let chain = quic.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer>>().ok());
+    let chain = chain.as_ref().map(|chain| chain.as_slice());
+    let connection = super::connection(chain, address, Protocol::Http3).map_err(|error| {
+        quic.close(http3::NO_ERROR, b"the certificate names nobody");
+        io::Error::other(error)
+    })?;
+    quic.set_max_concurrent_bi_streams(limits::streams(&connection.peer).into());
+    quic.set_receive_window(limits::connection_window(&connection.peer).into());
+    let Shared { router, shutdown, .. } = shared;
+    let ended = http3::converse(quic, connection, router, shutdown).await;
+    ended
+        .or_else(|error| if error.is_h3_no_error() { Ok(()) } else { Err(io::Error::other(error)) })
 }

@@ -20,7 +20,6 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, body::Body};
-use tonic_prost::ProstCodec;
 use tower::ServiceExt;
 use transport::{Channel, Protocol};
 
@@ -68,6 +67,17 @@ fn log(channel: Channel) -> EventLogClient<Channel> {
 
 fn append(stream: &str) -> AppendRequest {
     AppendRequest { stream: stream.to_owned(), ..AppendRequest::default() }
+}
+
+fn append_bytes(length: u64) -> AppendRequest {
+    AppendRequest { events: vec![event(Bytes::from(vec![9; length as usize]))], ..append("") }
+}
+
+fn position(response: AppendResponse) -> u64 {
+    match response.result {
+        Some(Appended::Appended(appended)) => appended.position,
+        other => panic!("{other:?}"),
+    }
 }
 
 fn read(stream: &str, limit: u64) -> ReadStreamRequest {
@@ -179,16 +189,13 @@ async fn an_early_answer_comes_though_the_request_is_unread(way: Way) {
 
 async fn messages_can_alternate(way: Way) {
     let house = House::open().await;
-    let (sender, chunks) = mpsc::channel(1);
-    let mut grpc = tonic::client::Grpc::new(house.channel(way));
-    grpc.ready().await.unwrap();
-    let path = http::uri::PathAndQuery::from_static("/echo.Echo/Echo");
-    let codec = ProstCodec::<LogChunk, LogChunk>::default();
-    let request = tonic::Request::new(ReceiverStream::new(chunks));
-    let mut replies = soon(grpc.streaming(request, path, codec)).await.unwrap().into_inner();
-    for number in 0..100 {
-        sender.send(LogChunk { run_id: number, ..chunk(10) }).await.unwrap();
-        assert_eq!(soon(replies.message()).await.unwrap().unwrap().run_id, number);
+    let (sender, requests) = mpsc::channel(1);
+    let mut client = log(house.channel(way));
+    let replies = soon(client.append_all(ReceiverStream::new(requests))).await.unwrap();
+    let mut replies = replies.into_inner();
+    for length in 0..100 {
+        sender.send(append_bytes(length)).await.unwrap();
+        assert_eq!(position(soon(replies.message()).await.unwrap().unwrap()), length);
     }
     drop(sender);
     assert!(soon(replies.message()).await.unwrap().is_none());
@@ -261,8 +268,12 @@ async fn a_deadline_ends_an_upload(way: Way) {
 
 async fn an_aborted_upload_is_not_taken_for_a_whole_one(way: Way) {
     let house = House::open().await;
+    let seen = house.seen.clone();
     let frames = stream::iter([Ok(http_body::Frame::data(Bytes::from_static(b"\0\0\0\0\0")))])
-        .chain(stream::iter([Err(Status::cancelled("the disk broke"))]));
+        .chain(stream::once(async move {
+            reaches(&seen.begun, 1).await;
+            Err(Status::cancelled("the disk broke"))
+        }));
     let request = Request::post("/protobuf.Worker/StreamLogs")
         .header("content-type", "application/grpc")
         .header("te", "trailers")
@@ -277,14 +288,11 @@ async fn an_aborted_upload_is_not_taken_for_a_whole_one(way: Way) {
 
 async fn an_upload_whose_caller_went_away_is_not_taken_for_a_whole_one(way: Way) {
     let house = House::open().await;
-    let (sender, chunks) = mpsc::channel(1);
-    let mut grpc = tonic::client::Grpc::new(house.channel(way));
-    grpc.ready().await.unwrap();
-    let path = http::uri::PathAndQuery::from_static("/echo.Echo/Echo");
-    let codec = ProstCodec::<LogChunk, LogChunk>::default();
-    let request = tonic::Request::new(ReceiverStream::new(chunks));
-    let mut replies = soon(grpc.streaming(request, path, codec)).await.unwrap().into_inner();
-    sender.send(chunk(10)).await.unwrap();
+    let (sender, requests) = mpsc::channel(1);
+    let mut client = log(house.channel(way));
+    let replies = soon(client.append_all(ReceiverStream::new(requests))).await.unwrap();
+    let mut replies = replies.into_inner();
+    sender.send(append_bytes(10)).await.unwrap();
     soon(replies.message()).await.unwrap().unwrap();
     // The response goes, the request's stream stays open: its sender must learn of it.
     drop(replies);
@@ -339,11 +347,8 @@ async fn messages_of_eight_mebibytes_pass(way: Way) {
     const LENGTH: u64 = 8 << 20;
     let house = House::open().await;
     let mut client = log(house.channel(way));
-    let data = Bytes::from(vec![9; LENGTH as usize]);
-    let request = AppendRequest { events: vec![event(data)], ..append("") };
-    let AppendResponse { result } = soon(client.append(request)).await.unwrap().into_inner();
-    let Some(Appended::Appended(appended)) = result else { panic!("{result:?}") };
-    assert_eq!(appended.position, LENGTH);
+    let response = soon(client.append(append_bytes(LENGTH))).await.unwrap();
+    assert_eq!(position(response.into_inner()), LENGTH);
     let mut events = soon(client.read_stream(read("huge", LENGTH))).await.unwrap().into_inner();
     let message = soon(events.message()).await.unwrap().unwrap();
     assert_eq!(message.event.unwrap().data.len() as u64, LENGTH);

@@ -18,7 +18,6 @@ use proto::{
 use std::{pin::Pin, sync::Arc};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataValue};
-use tonic_prost::ProstCodec;
 use transport::Connection;
 
 /// Larger than any message of the tests.
@@ -79,7 +78,6 @@ pub fn router(seen: Arc<Seen>) -> Router {
     tonic::service::Routes::new(log)
         .add_service(WorkerServer::new(vehicle))
         .into_axum_router()
-        .route("/echo.Echo/Echo", routing::post(echo))
         .route("/whoami", routing::get(whoami))
         .route("/panic", routing::get(|| async { panic!("on purpose") as () }))
         .route("/bytes/{count}", routing::get(bytes))
@@ -109,16 +107,6 @@ async fn bytes(axum::extract::Path(count): axum::extract::Path<usize>) -> Body {
     Body::from_stream(stream::iter(chunks))
 }
 
-/// A stream both ways that answers each message with itself.
-async fn echo(request: axum::extract::Request) -> axum::response::Response {
-    let service = tower::service_fn(|request: Request<Streaming<LogChunk>>| async move {
-        let replies = request.into_inner();
-        Ok::<_, Status>(Response::new(replies))
-    });
-    let mut grpc = tonic::server::Grpc::new(ProstCodec::<LogChunk, LogChunk>::default());
-    grpc.streaming(service, request).await.map(Body::new)
-}
-
 pub fn event(data: Bytes) -> NewEvent {
     NewEvent { data, ..NewEvent::default() }
 }
@@ -127,12 +115,29 @@ fn recorded(position: u64, data: Bytes) -> RecordedEvent {
     RecordedEvent { position, event: Some(event(data)), ..RecordedEvent::default() }
 }
 
+/// "Appended" at the position that is the events' length in bytes.
+fn appended(request: &AppendRequest) -> AppendResponse {
+    let position = request.events.iter().map(|event| event.data.len() as u64).sum();
+    let appended = append_response::Appended { position, revision: 0 };
+    AppendResponse { result: Some(append_response::Result::Appended(appended)) }
+}
+
 type Answer<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl EventLog for Vehicle {
     type ReadStreamStream = Answer<RecordedEvent>;
     type ReadAllStream = Answer<RecordedEvent>;
+    type AppendAllStream = Answer<AppendResponse>;
+
+    /// Answers each message with its length.
+    async fn append_all(
+        &self,
+        request: Request<Streaming<AppendRequest>>,
+    ) -> Result<Response<Self::AppendAllStream>, Status> {
+        let replies = request.into_inner().map(|request| request.map(|request| appended(&request)));
+        Ok(Response::new(replies.boxed()))
+    }
 
     async fn append(
         &self,
@@ -154,10 +159,7 @@ impl EventLog for Vehicle {
             "whoami" => return Err(Status::already_exists(format!("{:?}", connection.unwrap()))),
             _ => {}
         }
-        let length = request.events.iter().map(|event| event.data.len() as u64).sum();
-        let appended = append_response::Appended { position: length, revision: 0 };
-        let result = Some(append_response::Result::Appended(appended));
-        let mut response = Response::new(AppendResponse { result });
+        let mut response = Response::new(appended(&request));
         response.metadata_mut().insert("seen", MetadataValue::from_static("yes"));
         Ok(response)
     }

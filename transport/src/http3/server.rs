@@ -1,0 +1,115 @@
+//! The server's end: h3's requests, answered by the router.
+
+use super::{
+    adapter::{Latest, Quic, Sending, Stopped},
+    body::{Received, strip},
+};
+use crate::{Connection, call, limits};
+use axum::{Router, body::Body};
+use bytes::Bytes;
+use h3::{
+    error::{Code, ConnectionError, StreamError},
+    server::{RequestResolver, RequestStream},
+};
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+type Http = h3::server::Connection<Quic, Bytes>;
+
+/// Answers the connection's requests until it ends; after `shutdown` for a short while more.
+pub(crate) async fn converse(
+    quic: quinn::Connection,
+    connection: Connection,
+    router: Router,
+    shutdown: CancellationToken,
+) -> Result<(), ConnectionError> {
+    let (quic, latest) = Quic::server(quic);
+    let mut builder = h3::server::builder();
+    builder.max_field_section_size(limits::HEADERS.into());
+    let mut http = builder.build(quic).await?;
+    tokio::select! {
+        ended = accept(&mut http, &latest, &connection, &router) => return ended,
+        () = shutdown.cancelled() => {}
+    }
+    let end = Instant::now() + limits::GRACE;
+    tokio::select! {
+        ended = async {
+            http.shutdown(0).await?;
+            accept(&mut http, &latest, &connection, &router).await
+        } => ended,
+        () = sleep_until(end) => Ok(()),
+    }
+}
+
+/// Each request gets a task of its own: one that panics ends alone.
+async fn accept(
+    http: &mut Http,
+    latest: &Latest,
+    connection: &Connection,
+    router: &Router,
+) -> Result<(), ConnectionError> {
+    while let Some(resolver) = http.accept().await? {
+        let stopped = latest.take().expect("a stream was accepted just now");
+        tokio::spawn(answer(resolver, stopped, connection.clone(), router.clone()));
+    }
+    Ok(())
+}
+
+async fn answer(
+    resolver: RequestResolver<Quic, Bytes>,
+    mut stopped: Stopped,
+    connection: Connection,
+    router: Router,
+) {
+    let head = timeout(limits::HANDSHAKE, resolver.resolve_request()).await;
+    let Ok(Ok((mut request, stream))) = head else {
+        tracing::debug!(address = %connection.address, "a request without a proper head");
+        return;
+    };
+    let (mut send, receive) = stream.split();
+    request.extensions_mut().insert(connection);
+    let (head, ()) = request.into_parts();
+    let body = Received::new(receive, &head.headers);
+    let request = Request::from_parts(head, Body::new(body));
+    let work = async {
+        let response = call::handle(router, request).await;
+        respond(&mut send, response).await
+    };
+    let outcome = tokio::select! {
+        outcome = work => outcome,
+        _ = &mut stopped => Err(Code::H3_REQUEST_CANCELLED),
+    };
+    match outcome {
+        // h3 closes a connection that shuts down when its last request is dropped, so this one is
+        // kept until the client has everything.
+        Ok(()) => drop(stopped.await),
+        Err(code) => send.stop_stream(code),
+    }
+}
+
+/// Errs with the code of the reset that the client must see, lest it take half an answer for all.
+async fn respond(
+    send: &mut RequestStream<Sending, Bytes>,
+    response: Response<Body>,
+) -> Result<(), Code> {
+    let failed = |_: StreamError| Code::H3_INTERNAL_ERROR;
+    let (mut head, mut body) = response.into_parts();
+    strip(&mut head.headers);
+    send.send_response(Response::from_parts(head, ())).await.map_err(failed)?;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Code::H3_INTERNAL_ERROR)?;
+        match frame.into_data() {
+            // h3 takes an empty frame for the end.
+            Ok(data) if data.is_empty() => {}
+            Ok(data) => send.send_data(data).await.map_err(failed)?,
+            Err(frame) => {
+                if let Ok(trailers) = frame.into_trailers() {
+                    send.send_trailers(trailers).await.map_err(failed)?;
+                }
+            }
+        }
+    }
+    send.finish().await.map_err(failed)
+}
