@@ -1,1 +1,23 @@
 //! Stores run logs by offset, and follows them live.
+//!
+//! The bytes are files, one per attempt of a run; the event log holds only their turning points.
+//!
+//! In reading order: [`domain`] decides what is sealed and knows which attempts are over; `codec` says
+//! how that is stored; `file` is one log on disk, `writer` the task that writes one, `store` the
+//! folder of them all; `standing` is what followers wait on, `reader` what they do; `api` is the gRPC
+//! face; `config` and [`start`] put it together.
+
+mod api;
+mod codec;
+mod config;
+pub mod domain;
+mod file;
+mod reader;
+mod service;
+mod standing;
+mod store;
+mod writer;
+
+pub use codec::decode;
+pub use config::Config;
+pub use service::{Deps, Service, StartError, start};

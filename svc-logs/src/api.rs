@@ -1,0 +1,186 @@
+//! The gRPC face: parses, stamps the time, asks the log's own task, records what is complete.
+
+use bytes::Bytes;
+use eventlog::{Clock, Origin, Stopped};
+use futures::stream::BoxStream;
+use ids::{Attempt, Digest};
+use proto::logs::v1 as wire;
+use sha2::{Digest as _, Sha256};
+use tokio::io::AsyncWriteExt;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{
+    domain::{Command, LogId, Seal},
+    file::Refusal,
+    reader::{self, Library, Wanted},
+    store::Aside,
+    writer::{OpenLog, Written, chain},
+};
+
+/// Most bytes of one append.
+pub(crate) const MOST_BYTES: usize = 1 << 20;
+/// A log may be closed between looking it up and asking it.
+const TRIES: usize = 3;
+
+pub(crate) struct Api {
+    pub(crate) library: Library,
+    pub(crate) clock: Clock,
+    /// Largest log, in bytes.
+    pub(crate) most_bytes: u64,
+}
+
+impl Api {
+    async fn open(&self, log: LogId) -> Result<OpenLog, Status> {
+        reader::open(&self.library.store, &self.library.owner, log).await
+    }
+
+    async fn append(
+        &self,
+        log: LogId,
+        offset: u64,
+        data: Bytes,
+        end: Option<Seal>,
+    ) -> Result<Written, Status> {
+        let mut outcome = Err(Refusal::Closed(log));
+        for _ in 0..TRIES {
+            outcome = self.open(log).await?.append(offset, data.clone(), end).await;
+            if !matches!(outcome, Err(Refusal::Closed(_))) {
+                break;
+            }
+        }
+        outcome.map_err(|refusal| refused(&refusal))
+    }
+
+    async fn record(&self, log: LogId, seal: Seal) -> Result<(), Status> {
+        let command = Command::SealLog { log, seal, at: self.clock.now() };
+        let answer = self.library.owner.ask(command, Origin::service("svc-logs")).await;
+        let answer = answer.map_err(stopped)?;
+        answer.map(drop).map_err(|rejection| Status::failed_precondition(rejection.to_string()))
+    }
+
+    /// Writes the rest of the stream aside. It counts only if the client ended it.
+    async fn receive(
+        &self,
+        log: LogId,
+        first: Bytes,
+        mut rest: Streaming<wire::ReplaceLogRequest>,
+    ) -> Result<(Aside, Seal, Sha256), Status> {
+        let place = self.library.store.place(log);
+        let failed = |error| refused(&place.refusal(error));
+        let aside = self.library.store.aside();
+        let mut file = tokio::fs::File::create_new(aside.path()).await.map_err(failed)?;
+        let (mut hash, mut size, mut data) = (Sha256::new(), 0, first);
+        loop {
+            size += data.len() as u64;
+            if size > self.most_bytes {
+                return Err(refused(&Refusal::TooLong { log, most: self.most_bytes }));
+            }
+            hash.update(&data);
+            file.write_all(&data).await.map_err(failed)?;
+            match rest.message().await? {
+                None => break,
+                Some(next) => {
+                    let goes_on = next.run_id.is_empty() || next.run_id == log.run.to_string();
+                    if !goes_on || (next.attempt != 0 && next.attempt != log.attempt.0) {
+                        return Err(Status::invalid_argument(
+                            "run_id, attempt: differ from the first message's",
+                        ));
+                    }
+                    data = next.data;
+                }
+            }
+        }
+        file.flush().await.map_err(failed)?;
+        let digest = Digest::from_bytes(hash.clone().finalize().into());
+        Ok((aside, Seal { size, digest }, hash))
+    }
+}
+
+#[tonic::async_trait]
+impl wire::logs_server::Logs for Api {
+    type ReadLogStream = BoxStream<'static, Result<wire::ReadLogResponse, Status>>;
+
+    async fn append_log(
+        &self,
+        request: Request<wire::AppendLogRequest>,
+    ) -> Result<Response<wire::AppendLogResponse>, Status> {
+        let wire::AppendLogRequest { run_id, attempt, offset, data, end } = request.into_inner();
+        let log = log_id(&run_id, attempt)?;
+        if data.len() > MOST_BYTES {
+            return Err(Status::invalid_argument(format!(
+                "data: has {} bytes, more than {MOST_BYTES}: send it in pieces",
+                data.len()
+            )));
+        }
+        let end = end.map(seal).transpose()?;
+        let written = self.append(log, offset, data, end).await?;
+        if let Some(end) = end
+            && written.is_complete
+        {
+            self.record(log, end).await?;
+        }
+        let durable_offset = written.durable_offset;
+        Ok(Response::new(wire::AppendLogResponse { durable_offset }))
+    }
+
+    async fn replace_log(
+        &self,
+        request: Request<Streaming<wire::ReplaceLogRequest>>,
+    ) -> Result<Response<wire::AppendLogResponse>, Status> {
+        let mut stream = request.into_inner();
+        let Some(first) = stream.message().await? else {
+            return Err(Status::invalid_argument("run_id: the stream had no message"));
+        };
+        let log = log_id(&first.run_id, first.attempt)?;
+        let (aside, seal, hash) = self.receive(log, first.data, stream).await?;
+        let replaced = self.open(log).await?.replace(aside, seal, hash).await;
+        let durable_offset = replaced.map_err(|refusal| refused(&refusal))?.durable_offset;
+        Ok(Response::new(wire::AppendLogResponse { durable_offset }))
+    }
+
+    async fn read_log(
+        &self,
+        request: Request<wire::ReadLogRequest>,
+    ) -> Result<Response<Self::ReadLogStream>, Status> {
+        let wire::ReadLogRequest { run_id, attempt, offset, follow } = request.into_inner();
+        let run = run_id.parse().map_err(|error| invalid("run_id", &error))?;
+        let wanted = Wanted { run, attempt: Attempt(attempt), offset };
+        let chunks: Self::ReadLogStream = if follow {
+            self.library.clone().follow(wanted).await?
+        } else {
+            Box::pin(self.library.read(wanted).await?)
+        };
+        Ok(Response::new(chunks))
+    }
+}
+
+fn log_id(run: &str, attempt: u32) -> Result<LogId, Status> {
+    let run = run.parse().map_err(|error| invalid("run_id", &error))?;
+    if attempt == 0 {
+        return Err(Status::invalid_argument("attempt: counts from 1"));
+    }
+    Ok(LogId { run, attempt: Attempt(attempt) })
+}
+
+fn seal(end: wire::LogEnd) -> Result<Seal, Status> {
+    let digest = Digest::try_from(&end.sha256[..]);
+    Ok(Seal { size: end.size, digest: digest.map_err(|error| invalid("end.sha256", &error))? })
+}
+
+fn invalid(field: &str, error: &ids::ParseIdError) -> Status {
+    Status::invalid_argument(format!("{field}: {error}"))
+}
+
+fn refused(refusal: &Refusal) -> Status {
+    let message = chain(refusal);
+    match refusal {
+        Refusal::Sealed { .. } | Refusal::Differs { .. } => Status::failed_precondition(message),
+        Refusal::TooLong { .. } | Refusal::Full { .. } => Status::resource_exhausted(message),
+        Refusal::Io { .. } => Status::internal(message),
+        Refusal::Closed(_) => Status::unavailable(message),
+    }
+}
+
+pub(crate) fn stopped(stopped: Stopped) -> Status {
+    Status::unavailable(format!("svc-logs: {stopped}"))
+}

@@ -1,0 +1,290 @@
+//! Reads a log from an offset, and follows it while it grows.
+//!
+//! Readers read from the file, each at its own pace: a slow one delays neither the writer nor the
+//! others. A follower is woken by the length that the writer publishes, and ends when the log is
+//! sealed or its attempt is over, after the last byte that was stored by then.
+
+use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
+
+use bytes::Bytes;
+use eventlog::{Fold, Log, Stopped};
+use futures::{Stream, StreamExt, stream};
+use ids::{Attempt, RunId};
+use proto::logs::v1::ReadLogResponse;
+use tokio::{sync::watch, task::spawn_blocking};
+use tonic::Status;
+
+use crate::{
+    api::stopped,
+    codec,
+    domain::{LogId, State},
+    file::Progress,
+    service::Logs,
+    standing::{Standing, Standings},
+    store::Store,
+    writer::OpenLog,
+};
+
+/// Most bytes of one answer.
+const CHUNK: u64 = 256 << 10;
+/// More than any run has events.
+const MOST_EVENTS: usize = 1 << 20;
+
+/// What reading needs; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Library {
+    pub(crate) store: Arc<Store>,
+    pub(crate) standings: Arc<Standings>,
+    pub(crate) owner: Logs,
+    pub(crate) log: Log,
+}
+
+/// What somebody wants to read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) run: RunId,
+    /// 0: the newest that has a log.
+    pub(crate) attempt: Attempt,
+    pub(crate) offset: u64,
+}
+
+type Chunk = Result<ReadLogResponse, Status>;
+
+impl Library {
+    /// What is stored now.
+    pub(crate) async fn read(
+        &self,
+        wanted: Wanted,
+    ) -> Result<impl Stream<Item = Chunk> + Send + use<>, Status> {
+        let Some(log) = self.find(wanted).await? else { return Err(unknown(wanted)) };
+        let place = self.store.place(log);
+        let file = blocking(move || File::open(place.path())).await?;
+        let stored = match self.store.get(log) {
+            Some(open) => settled(&mut open.progress()).await.length,
+            None => file.metadata().map_err(|error| failed(&error))?.len(),
+        };
+        if let Some(seal) = self.owner.read(move |state| state.seal(log)).await.map_err(stopped)?
+            && stored < seal.size
+        {
+            return Err(Status::data_loss(format!(
+                "the {log} was sealed with {} bytes, but only {stored} are left of it",
+                seal.size
+            )));
+        }
+        let (file, start) = (Arc::new(file), wanted.offset);
+        Ok(stream::try_unfold(start, move |at| {
+            let file = Arc::clone(&file);
+            async move {
+                let data = read_chunk(&file, at, stored).await?;
+                Ok((!data.is_empty()).then(|| {
+                    let next = at + data.len() as u64;
+                    (chunk(log, at, data), next)
+                }))
+            }
+        }))
+    }
+
+    /// What is stored now and what is stored later, until the log will not grow any more.
+    pub(crate) async fn follow(
+        self,
+        wanted: Wanted,
+    ) -> Result<stream::BoxStream<'static, Chunk>, Status> {
+        if !self.is_open(wanted.run).await? {
+            return Ok(self.read(wanted).await?.boxed());
+        }
+        let standing = self.standings.follow(wanted.run, &self.owner).await.map_err(stopped)?;
+        let follower =
+            Follower { library: self, wanted, standing, offset: wanted.offset, followed: None };
+        Ok(stream::try_unfold(follower, |mut follower| async {
+            Ok(follower.next().await?.map(|chunk| (chunk, follower)))
+        })
+        .boxed())
+    }
+
+    async fn find(&self, wanted: Wanted) -> Result<Option<LogId>, Status> {
+        let store = Arc::clone(&self.store);
+        let attempts = blocking(move || store.attempts(wanted.run)).await?;
+        let found = match wanted.attempt {
+            Attempt(0) => attempts.last().copied(),
+            attempt => attempts.contains(&attempt).then_some(attempt),
+        };
+        Ok(found.map(|attempt| LogId { run: wanted.run, attempt }))
+    }
+
+    /// A run may be so new that its submission was not folded yet; the event log knows it.
+    async fn is_open(&self, run: RunId) -> Result<bool, Status> {
+        let mut changes = self.owner.changes();
+        loop {
+            changes.borrow_and_update();
+            if self.owner.read(move |state| state.is_open(run)).await.map_err(stopped)? {
+                return Ok(true);
+            }
+            let mut history = State::default();
+            let mut events = self.log.read_stream(codec::run_stream(run), 0, MOST_EVENTS);
+            while let Some(event) = events.next().await {
+                let event = event.map_err(|error| Status::unavailable(error.to_string()))?;
+                let fact = codec::decode(&event);
+                let fact = fact.map_err(|error| Status::data_loss(error.to_string()))?;
+                if let Some(fact) = fact {
+                    history.evolve(&fact);
+                }
+            }
+            if !history.is_open(run) {
+                return Ok(false);
+            }
+            changes.changed().await.map_err(|_| stopped(Stopped))?;
+        }
+    }
+
+    async fn open(&self, log: LogId) -> Result<OpenLog, Status> {
+        open(&self.store, &self.owner, log).await
+    }
+}
+
+/// The log, opened if it is not.
+pub(crate) async fn open(store: &Arc<Store>, owner: &Logs, log: LogId) -> Result<OpenLog, Status> {
+    if let Some(open) = store.get(log) {
+        return Ok(open);
+    }
+    let sealed = owner.read(move |state| state.seal(log)).await.map_err(stopped)?;
+    Ok(store.get_or_open(log, sealed))
+}
+
+struct Follower {
+    library: Library,
+    wanted: Wanted,
+    standing: watch::Receiver<Standing>,
+    offset: u64,
+    /// Once the log has appeared.
+    followed: Option<Followed>,
+}
+
+struct Followed {
+    log: LogId,
+    file: Arc<File>,
+    progress: watch::Receiver<Progress>,
+    generation: u64,
+    /// Keeps the log open.
+    _open: OpenLog,
+}
+
+impl Follower {
+    async fn next(&mut self) -> Result<Option<ReadLogResponse>, Status> {
+        loop {
+            let Some(followed) = &mut self.followed else {
+                self.followed = self.appearance().await?;
+                if self.followed.is_none() {
+                    return Ok(None);
+                }
+                continue;
+            };
+            // In this order: what is stored when the attempt is over is all that will be read.
+            let is_over = self.standing.borrow_and_update().over.contains(followed.log.attempt);
+            let progress = *followed.progress.borrow_and_update();
+            if progress.generation != followed.generation {
+                self.followed = None;
+                continue;
+            }
+            let data = read_chunk(&followed.file, self.offset, progress.length).await?;
+            if !data.is_empty() {
+                let chunk = chunk(followed.log, self.offset, data);
+                self.offset += chunk.data.len() as u64;
+                return Ok(Some(chunk));
+            }
+            if is_over {
+                return Ok(None);
+            }
+            let is_closed = tokio::select! {
+                changed = followed.progress.changed() => changed.is_err(),
+                changed = self.standing.changed() => {
+                    changed.map_err(|_| stopped(Stopped))?;
+                    false
+                }
+            };
+            if is_closed {
+                self.followed = None;
+            }
+        }
+    }
+
+    /// `None`: the log will never appear.
+    async fn appearance(&mut self) -> Result<Option<Followed>, Status> {
+        loop {
+            let over = self.standing.borrow_and_update().over.clone();
+            if let Some(log) = self.library.find(self.wanted).await? {
+                self.wanted.attempt = log.attempt;
+                return self.followed(log).await.map(Some);
+            }
+            let is_over = match self.wanted.attempt {
+                Attempt(0) => over.is_whole_run(),
+                attempt => over.contains(attempt),
+            };
+            if is_over {
+                return Ok(None);
+            }
+            self.standing.changed().await.map_err(|_| stopped(Stopped))?;
+        }
+    }
+
+    async fn followed(&self, log: LogId) -> Result<Followed, Status> {
+        let open = self.library.open(log).await?;
+        let mut progress = open.progress();
+        let generation = settled(&mut progress).await.generation;
+        let place = self.library.store.place(log);
+        let file = blocking(move || File::open(place.path())).await?;
+        Ok(Followed { log, file: Arc::new(file), progress, generation, _open: open })
+    }
+}
+
+/// The progress of a log that exists, once its task has opened it.
+async fn settled(progress: &mut watch::Receiver<Progress>) -> Progress {
+    match progress.wait_for(|progress| progress.exists).await {
+        Ok(settled) => return *settled,
+        Err(_closed) => {}
+    }
+    *progress.borrow()
+}
+
+/// Empty: there is nothing between `at` and `end`.
+async fn read_chunk(file: &Arc<File>, at: u64, end: u64) -> Result<Bytes, Status> {
+    let wanted = end.saturating_sub(at).min(CHUNK) as usize;
+    if wanted == 0 {
+        return Ok(Bytes::new());
+    }
+    let file = Arc::clone(file);
+    let read = move || {
+        let mut data = vec![0; wanted];
+        let mut filled = 0;
+        while filled < wanted {
+            match file.read_at(&mut data[filled..], at + filled as u64)? {
+                0 => break,
+                read => filled += read,
+            }
+        }
+        data.truncate(filled);
+        Ok(data.into())
+    };
+    blocking(read).await
+}
+
+fn chunk(log: LogId, offset: u64, data: Bytes) -> ReadLogResponse {
+    ReadLogResponse { attempt: log.attempt.0, offset, data }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, Status> {
+    let done = spawn_blocking(work).await.expect("work on files neither panics nor is aborted");
+    done.map_err(|error| failed(&error))
+}
+
+fn failed(error: &io::Error) -> Status {
+    Status::internal(format!("read the log: {error}"))
+}
+
+fn unknown(wanted: Wanted) -> Status {
+    Status::not_found(match wanted.attempt {
+        Attempt(0) => format!("run {} has no log", wanted.run),
+        attempt => format!("attempt {attempt} of run {} has no log", wanted.run),
+    })
+}

@@ -1,0 +1,77 @@
+//! What starts the service, and the task that owns its state.
+
+use std::sync::Arc;
+
+use eventlog::{Clock, Log, Owner, Rules, Stopped, owner::OwnerError};
+use proto::logs::v1::logs_server::LogsServer;
+use tokio::task::JoinHandle;
+
+use crate::{
+    api::{Api, MOST_BYTES},
+    codec,
+    config::Config,
+    domain::{Command, Event, Rejection, State, decide},
+    reader::Library,
+    standing::Standings,
+    store::{FolderError, Store},
+};
+
+/// The one task that owns the state.
+pub(crate) type Logs = Owner<State, Command, Event, Rejection>;
+
+const RULES: Rules<State, Command, Event, Rejection> = Rules {
+    owns: codec::OWNS,
+    follows: codec::FOLLOWS,
+    decide,
+    stream: codec::stream,
+    encode: codec::encode,
+    decode: codec::decode,
+};
+
+/// Most bytes of one message: the largest append and what is around it.
+const LARGEST_MESSAGE: usize = MOST_BYTES + (16 << 10);
+
+/// What the service needs of the house.
+#[derive(Clone, Debug)]
+pub struct Deps {
+    pub log: Log,
+    pub clock: Clock,
+}
+
+/// The service as it runs.
+#[derive(Debug)]
+pub struct Service {
+    /// Its gRPC service, for services of the house only.
+    pub router: axum::Router,
+    /// Ends only when the service must stop the process; aborting it stops the service.
+    pub task: JoinHandle<Result<(), OwnerError>>,
+}
+
+/// Why the service did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("start svc-logs")]
+    Log(#[from] OwnerError),
+    #[error("start svc-logs")]
+    Folder(#[from] FolderError),
+}
+
+/// Replays the event log and starts the service.
+pub async fn start(deps: Deps, config: Config) -> Result<Service, StartError> {
+    let standings = Arc::new(Standings::default());
+    let store = Arc::new(Store::open(&config, Arc::clone(&standings))?);
+    let (owner, mut owner_task) = Logs::start(deps.log.clone(), RULES).await?;
+    let library =
+        Library { store, standings: Arc::clone(&standings), owner: owner.clone(), log: deps.log };
+    let api = Api { library, clock: deps.clock, most_bytes: config.max_log_bytes };
+    let server = LogsServer::new(api).max_decoding_message_size(LARGEST_MESSAGE);
+    let router = tonic::service::Routes::new(server).into_axum_router();
+    let task = tokio::spawn(async move {
+        let ended = tokio::select! {
+            ended = &mut owner_task => ended,
+            Stopped = standings.keep(owner) => owner_task.await,
+        };
+        ended.expect("the task that owns the state neither panics nor is aborted")
+    });
+    Ok(Service { router: transport::services_only(router), task })
+}

@@ -1,0 +1,202 @@
+//! The folder of all logs: which are open, which exist, and what is being written aside.
+//!
+//! Paths are made of typed ids only, so that no request can name another one.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use ids::{Attempt, RunId};
+
+use crate::{
+    config::Config,
+    domain::{LogId, Seal},
+    file::Place,
+    standing::Standings,
+    writer::{self, OpenLog},
+};
+
+/// Not the name of any run.
+const ASIDE: &str = ".aside";
+
+/// Why the folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("use {} for logs", .folder.display())]
+pub struct FolderError {
+    folder: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+pub(crate) struct Store {
+    folder: PathBuf,
+    most_bytes: u64,
+    idle: Duration,
+    open: Mutex<HashMap<LogId, OpenLog>>,
+    next_aside: AtomicU64,
+    standings: Arc<Standings>,
+}
+
+impl Store {
+    /// Makes the folder if it is missing, and removes what was left half written aside.
+    pub(crate) fn open(config: &Config, standings: Arc<Standings>) -> Result<Self, FolderError> {
+        let error = |source| FolderError { folder: config.data.clone(), source };
+        let aside = config.data.join(ASIDE);
+        match fs::remove_dir_all(&aside) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(error(source)),
+            _ => fs::create_dir_all(&aside).map_err(error)?,
+        }
+        Ok(Self {
+            folder: config.data.clone(),
+            most_bytes: config.max_log_bytes,
+            idle: Duration::from_secs(config.idle_seconds.max(1)),
+            open: Mutex::default(),
+            next_aside: AtomicU64::new(0),
+            standings,
+        })
+    }
+
+    pub(crate) fn place(&self, log: LogId) -> Place {
+        let folder = self.folder.join(log.run.to_string());
+        Place { log, folder, most_bytes: self.most_bytes }
+    }
+
+    /// The log, if it is open.
+    pub(crate) fn get(&self, log: LogId) -> Option<OpenLog> {
+        self.lock().get(&log).filter(|open| !open.is_closed()).cloned()
+    }
+
+    /// Opens the log, unless somebody did in between.
+    pub(crate) fn get_or_open(self: &Arc<Self>, log: LogId, sealed: Option<Seal>) -> OpenLog {
+        let mut open = self.lock();
+        if let Some(open) = open.get(&log).filter(|open| !open.is_closed()) {
+            return open.clone();
+        }
+        let opened = writer::start(self.place(log), sealed, self.idle, Arc::downgrade(self));
+        open.insert(log, opened.clone());
+        opened
+    }
+
+    /// Lets go of a log, unless somebody uses it.
+    pub(crate) fn forget_unused(&self, log: LogId) -> bool {
+        let mut open = self.lock();
+        let is_unused = open.get(&log).is_none_or(OpenLog::is_unused);
+        if is_unused {
+            open.remove(&log);
+        }
+        is_unused
+    }
+
+    /// A log appeared; who waits for one of its run should look.
+    pub(crate) fn note(&self, log: LogId) {
+        self.standings.note_log(log);
+    }
+
+    /// The attempts of a run that have logs, oldest first.
+    pub(crate) fn attempts(&self, run: RunId) -> io::Result<Vec<Attempt>> {
+        let entries = match fs::read_dir(self.folder.join(run.to_string())) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+            entries => entries?,
+        };
+        let mut attempts = vec![];
+        for entry in entries {
+            let name = entry?.file_name();
+            let attempt = name.to_str().and_then(|name| name.strip_suffix(".log"));
+            attempts.extend(attempt.and_then(|attempt| attempt.parse::<Attempt>().ok()));
+        }
+        attempts.sort_unstable();
+        Ok(attempts)
+    }
+
+    /// A new file beside the logs.
+    pub(crate) fn aside(&self) -> Aside {
+        let number = self.next_aside.fetch_add(1, Ordering::Relaxed);
+        Aside(self.folder.join(ASIDE).join(number.to_string()))
+    }
+
+    /// Nothing is half done while the lock is held, so a panic cannot leave the map wrong.
+    fn lock(&self) -> MutexGuard<'_, HashMap<LogId, OpenLog>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The path of a file that is being written; it is gone when this is dropped, unless it was moved.
+#[derive(Debug)]
+pub(crate) struct Aside(PathBuf);
+
+impl Aside {
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        match fs::remove_file(&self.0) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!("{} stays until the next start: {error}", self.0.display());
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_log_is_closed_and_goes_on_when_it_is_opened_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { data: folder.path().into(), ..Config::default() };
+        let store = Arc::new(Store::open(&config, Arc::default()).unwrap());
+        let log = LogId { run: RunId::from_uuid(uuid::Uuid::from_u128(1)), attempt: Attempt(1) };
+
+        let open = store.get_or_open(log, None);
+        open.append(0, Bytes::from_static(b"one "), None).await.unwrap();
+        let mut progress = open.progress();
+        drop(open);
+        while progress.changed().await.is_ok() {}
+        assert!(store.get(log).is_none());
+
+        let again = store.get_or_open(log, None);
+        let written = again.append(4, Bytes::from_static(b"two"), None).await.unwrap();
+        assert_eq!(written.durable_offset, 7);
+        assert_eq!(fs::read(store.place(log).path()).unwrap(), b"one two");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_followed_log_stays_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { data: folder.path().into(), ..Config::default() };
+        let store = Arc::new(Store::open(&config, Arc::default()).unwrap());
+        let log = LogId { run: RunId::from_uuid(uuid::Uuid::from_u128(1)), attempt: Attempt(1) };
+        let follower = store.get_or_open(log, None);
+        follower.append(0, Bytes::from_static(b"one "), None).await.unwrap();
+        tokio::time::advance(Duration::from_secs(3_600)).await;
+        tokio::task::yield_now().await;
+        assert!(store.get(log).is_some());
+        assert!(!follower.is_closed());
+    }
+
+    #[test]
+    fn what_was_left_aside_is_gone_after_a_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { data: folder.path().into(), ..Config::default() };
+        let store = Store::open(&config, Arc::default()).unwrap();
+        let aside = store.aside();
+        fs::write(aside.path(), "half").unwrap();
+        std::mem::forget(aside);
+        Store::open(&config, Arc::default()).unwrap();
+        assert_eq!(fs::read_dir(folder.path().join(ASIDE)).unwrap().count(), 0);
+    }
+}
