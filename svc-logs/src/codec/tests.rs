@@ -32,7 +32,13 @@ fn events_are_stored_as_they_always_were() {
     let event = Event::LogSealed { log: log(), seal, at: Timestamp(1_000) };
     let encoded = encode(&event);
     let hex: String = encoded.data.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!((encoded.version, hex.as_str()), (1, "0a2430303030303030302d303030302d303030302d303030302d303030303030303030303037100218ac022220090909090909090909090909090909090909090909090909090909090909090928e807"));
+    assert_eq!(
+        (encoded.version, hex.as_str()),
+        (
+            1,
+            "0a2430303030303030302d303030302d303030302d303030302d303030303030303030303037100218ac022220090909090909090909090909090909090909090909090909090909090909090928e807"
+        )
+    );
     assert_eq!(stream(&event), "runlog-00000000-0000-0000-0000-000000000007");
     let back = decode(&recorded(&stream(&event), encoded.event_type, encoded.data)).unwrap();
     assert_eq!(back, Some(Fact::Log(event)));

@@ -1,0 +1,421 @@
+//! The service as its clients see it, over its own event log and folder.
+
+use std::{sync::Arc, time::Duration};
+
+use eventlog::{Clock, Expected, Log, NewEvent};
+use futures::{StreamExt, stream};
+use identity::Peer;
+use ids::{Digest, EventId, Timestamp};
+use prost::Message;
+use proto::{
+    logs::v1::{
+        AppendLogRequest, LogEnd, ReadLogRequest, ReadLogResponse, ReplaceLogRequest,
+        logs_client::LogsClient,
+    },
+    scheduler::events::v1::{RunCancelled, RunFinished, RunRequeued, RunSubmitted},
+};
+use svc_logs::{Config, Deps, Service};
+use tokio::{sync::mpsc, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+use transport::Channel;
+use uuid::Uuid;
+
+const DEADLINE: Duration = Duration::from_secs(10);
+const RUN: &str = "00000000-0000-0000-0000-000000000007";
+
+#[tokio::test]
+async fn an_interrupted_log_goes_on_after_a_restart_and_is_sealed() {
+    let house = House::new();
+    let mut life = house.start().await;
+    assert_eq!(life.append(1, 0, b"hello ").await.unwrap(), 6);
+    assert_eq!(life.append(1, 9, b"gap").await.unwrap(), 6);
+    life.stop().await;
+
+    let mut life = house.start().await;
+    assert_eq!(life.append(1, 0, b"").await.unwrap(), 6, "where to go on");
+    let whole = b"hello world";
+    assert_eq!(life.end(1, 3, b"lo world", whole).await.unwrap(), 11);
+    assert_eq!(life.read(1, 0, false).await.unwrap(), whole);
+    assert_eq!(life.read(0, 6, false).await.unwrap(), b"world");
+    assert_eq!(life.end(1, 11, b"", whole).await.unwrap(), 11, "a retry");
+    life.stop().await;
+
+    let mut life = house.start().await;
+    assert_eq!(life.end(1, 0, whole, whole).await.unwrap(), 11, "a retry after a restart");
+    let refused = life.append(1, 11, b"!").await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    let refused = life.end(1, 11, b"", b"hello World").await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    let sealed: Vec<_> = house.log.read_all(0, &["runlog-"]).collect().await;
+    assert_eq!(sealed.len(), 1);
+}
+
+#[tokio::test]
+async fn an_end_that_does_not_fit_is_refused_and_seals_nothing() {
+    let house = House::new();
+    let mut life = house.start().await;
+    life.append(1, 0, b"hello").await.unwrap();
+    let refused = life.end(1, 5, b"", b"hellO").await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert_eq!(life.end(1, 7, b"ld", b"hello world").await.unwrap(), 5, "bytes are missing");
+    assert_eq!(life.append(1, 5, b"!").await.unwrap(), 6);
+    assert_eq!(house.log.next_position().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_follower_waits_for_the_log_and_sees_each_append() {
+    let house = House::new();
+    let mut life = house.start().await;
+    house.submitted().await;
+    let mut follower = life.follow(0, 0).await.unwrap();
+    assert_eq!(life.append(1, 0, b"one ").await.unwrap(), 4);
+    assert_eq!(next(&mut follower).await, Some((1, 0, b"one ".to_vec())));
+    assert_eq!(life.append(1, 4, b"two").await.unwrap(), 7);
+    assert_eq!(next(&mut follower).await, Some((1, 4, b"two".to_vec())));
+    let mut late = life.follow(1, 5).await.unwrap();
+    assert_eq!(next(&mut late).await, Some((1, 5, b"wo".to_vec())));
+    life.end(1, 7, b"!", b"one two!").await.unwrap();
+    for follower in [&mut follower, &mut late] {
+        assert_eq!(next(follower).await, Some((1, 7, b"!".to_vec())));
+        assert_eq!(next(follower).await, None, "the log is sealed");
+    }
+}
+
+#[tokio::test]
+async fn a_follower_reads_to_the_end_when_the_attempt_is_over() {
+    let house = House::new();
+    let mut life = house.start().await;
+    house.submitted().await;
+    life.append(1, 0, b"one").await.unwrap();
+    let (mut first, mut second) =
+        (life.follow(1, 0).await.unwrap(), life.follow(2, 0).await.unwrap());
+    assert_eq!(next(&mut first).await, Some((1, 0, b"one".to_vec())));
+    life.append(1, 3, b" more").await.unwrap();
+    house.requeued(1).await;
+    assert_eq!(next(&mut first).await, Some((1, 3, b" more".to_vec())));
+    assert_eq!(next(&mut first).await, None);
+
+    life.append(2, 0, b"again").await.unwrap();
+    assert_eq!(next(&mut second).await, Some((2, 0, b"again".to_vec())));
+    let mut newest = life.follow(0, 0).await.unwrap();
+    assert_eq!(next(&mut newest).await, Some((2, 0, b"again".to_vec())));
+    house.finished().await;
+    assert_eq!(next(&mut second).await, None);
+    assert_eq!(next(&mut newest).await, None);
+    assert_eq!(life.read(0, 0, true).await.unwrap(), b"again", "following what has ended");
+    assert_eq!(life.read(1, 0, true).await.unwrap(), b"one more");
+}
+
+#[tokio::test]
+async fn a_follower_of_a_run_that_never_prints_ends_with_it() {
+    let house = House::new();
+    let mut life = house.start().await;
+    house.submitted().await;
+    let (mut any, mut second) =
+        (life.follow(0, 0).await.unwrap(), life.follow(2, 0).await.unwrap());
+    house.requeued(1).await;
+    house.cancelled().await;
+    assert_eq!(next(&mut any).await, None);
+    assert_eq!(next(&mut second).await, None);
+}
+
+#[tokio::test]
+async fn a_run_without_a_log_is_not_found() {
+    let house = House::new();
+    let mut life = house.start().await;
+    for follow in [false, true] {
+        let refused = life.read(0, 0, follow).await.unwrap_err();
+        assert_eq!(refused.code(), Code::NotFound, "nobody knows the run");
+    }
+    house.submitted().await;
+    let refused = life.read(0, 0, false).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    life.append(1, 0, b"one").await.unwrap();
+    let refused = life.read(2, 0, false).await.unwrap_err();
+    assert!(refused.message().contains("attempt 2"), "{refused}");
+    house.finished().await;
+    let refused = life.read(2, 0, true).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_follower_that_does_not_read_delays_nobody() {
+    let house = House::new();
+    let mut life = house.start().await;
+    house.submitted().await;
+    life.append(1, 0, b"x").await.unwrap();
+    let mut stalled = life.follow(1, 0).await.unwrap();
+    let mebibyte = vec![b'y'; 1 << 20];
+    for n in 0..24 {
+        let appended = life.append(1, 1 + (n << 20), &mebibyte);
+        timeout(DEADLINE, appended).await.expect("nobody waits for the follower").unwrap();
+    }
+    house.finished().await;
+    let mut read = 0;
+    while let Some((_, offset, data)) = next(&mut stalled).await {
+        assert_eq!(offset, read);
+        assert!(data.len() <= 256 << 10);
+        read += data.len() as u64;
+    }
+    assert_eq!(read, 1 + (24 << 20));
+}
+
+#[tokio::test]
+async fn many_runs_append_at_once() {
+    let house = House::new();
+    let life = house.start().await;
+    let writers = (1..=40_u32).map(|attempt| {
+        let mut client = life.client.clone();
+        async move {
+            let mut offset = 0;
+            for line in 0..25 {
+                let data = format!("line {line} of {attempt}\n").into_bytes();
+                let request = AppendLogRequest { offset, ..append_request(attempt, &data) };
+                offset += data.len() as u64;
+                let answer = client.append_log(request).await.unwrap().into_inner();
+                assert_eq!(answer.durable_offset, offset);
+            }
+        }
+    });
+    futures::future::join_all(writers).await;
+    let mut life = life;
+    let log = life.read(17, 0, false).await.unwrap();
+    assert_eq!(log.split(|&byte| byte == b'\n').count(), 26);
+    assert!(log.starts_with(b"line 0 of 17\nline 1 of 17\n"));
+}
+
+#[tokio::test]
+async fn a_whole_log_replaces_a_shorter_one() {
+    let house = House::new();
+    let mut life = house.start().await;
+    house.submitted().await;
+    let mut follower = life.follow(1, 0).await.unwrap();
+    assert_eq!(life.replace(&[b"on", b"e "]).await.unwrap(), 4);
+    assert_eq!(next(&mut follower).await, Some((1, 0, b"one ".to_vec())));
+    assert_eq!(life.replace(&[b"one two"]).await.unwrap(), 7);
+    assert_eq!(next(&mut follower).await, Some((1, 4, b"two".to_vec())));
+    assert_eq!(life.replace(&[b"one"]).await.unwrap(), 7, "never shorter");
+    assert_eq!(life.read(1, 0, false).await.unwrap(), b"one two");
+    life.stop().await;
+
+    let mut life = house.start().await;
+    assert_eq!(life.replace(&[b"one two three"]).await.unwrap(), 13);
+    assert_eq!(life.read(1, 0, false).await.unwrap(), b"one two three");
+}
+
+#[tokio::test]
+async fn a_replacement_that_breaks_off_changes_nothing() {
+    let house = House::new();
+    let mut life = house.start().await;
+    life.append(1, 0, b"one").await.unwrap();
+    let (messages, stream) = mpsc::channel(4);
+    let mut client = life.client.clone();
+    let call = tokio::spawn(async move { client.replace_log(ReceiverStream::new(stream)).await });
+    messages.send(replace_request(b"one two three")).await.unwrap();
+    messages.send(replace_request(b" four")).await.unwrap();
+    call.abort();
+    call.await.unwrap_err();
+    // Another one goes through meanwhile, and what broke off is gone.
+    assert_eq!(life.replace(&[b"one two"]).await.unwrap(), 7);
+    assert_eq!(life.read(1, 0, false).await.unwrap(), b"one two");
+    house.nothing_is_left_aside().await;
+
+    let mut other = replace_request(b"x");
+    other.attempt = 2;
+    let mixed = stream::iter([replace_request(b"one two three"), other]);
+    let refused = life.client.replace_log(mixed).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let nothing = stream::iter(Vec::<ReplaceLogRequest>::new());
+    let refused = life.client.replace_log(nothing).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert_eq!(life.read(1, 0, false).await.unwrap(), b"one two");
+}
+
+#[tokio::test]
+async fn what_a_sealed_log_lost_is_told() {
+    let house = House::new();
+    let mut life = house.start().await;
+    life.end(1, 0, b"hello", b"hello").await.unwrap();
+    life.stop().await;
+    let file = house.folder.path().join(RUN).join("1.log");
+    std::fs::write(file, "hell").unwrap();
+    let mut life = house.start().await;
+    assert_eq!(life.read(1, 0, false).await.unwrap_err().code(), Code::DataLoss);
+}
+
+#[tokio::test]
+async fn bad_requests_are_refused_and_write_nothing() {
+    let house = House::new();
+    let mut life = house.start().await;
+    let end = LogEnd { size: 1, sha256: vec![1, 2, 3].into() };
+    let cases = [
+        AppendLogRequest { run_id: "../../etc".into(), ..append_request(1, b"x") },
+        AppendLogRequest { run_id: String::new(), ..append_request(1, b"x") },
+        append_request(0, b"x"),
+        append_request(1, &vec![0; (1 << 20) + 1]),
+        AppendLogRequest { end: Some(end), ..append_request(1, b"x") },
+    ];
+    for request in cases {
+        let refused = life.client.append_log(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    }
+    let request = ReadLogRequest { run_id: "x".into(), ..ReadLogRequest::default() };
+    let refused = life.client.read_log(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let runs = std::fs::read_dir(house.folder.path()).unwrap();
+    assert_eq!(runs.count(), 1, "only the folder of what is written aside");
+}
+
+#[tokio::test]
+async fn only_services_of_the_house_are_let_in() {
+    let house = House::new();
+    let life = house.start().await;
+    let mut client = LogsClient::new(Channel::local(life.service.router.clone(), Peer::Anonymous));
+    let refused = client.append_log(append_request(1, b"x")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+}
+
+/// What outlives the service.
+struct House {
+    folder: Arc<tempfile::TempDir>,
+    log: Log,
+}
+
+/// The service between a start and a stop.
+struct Life {
+    service: Service,
+    client: LogsClient<Channel>,
+}
+
+impl House {
+    fn new() -> Self {
+        Self { folder: Arc::new(tempfile::tempdir().unwrap()), log: Log::in_memory(clock()) }
+    }
+
+    async fn start(&self) -> Life {
+        let config = Config { data: self.folder.path().into(), ..Config::default() };
+        let deps = Deps { log: self.log.clone(), clock: clock() };
+        let service = svc_logs::start(deps, config).await.unwrap();
+        let gateway = Peer::Service("gateway".into());
+        let client = LogsClient::new(Channel::local(service.router.clone(), gateway));
+        Life { service, client }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test is an edge too")]
+    async fn append(&self, event_type: &str, event: impl Message) {
+        let event = NewEvent {
+            id: EventId::from_uuid(Uuid::now_v7()),
+            event_type: event_type.into(),
+            data: event.encode_to_vec().into(),
+            metadata: eventlog::Metadata::default(),
+        };
+        self.log.append(format!("run-{RUN}"), Expected::Any, vec![event]).await.unwrap();
+    }
+
+    async fn submitted(&self) {
+        let event = RunSubmitted { run_id: RUN.into(), ..RunSubmitted::default() };
+        self.append("RunSubmitted", event).await;
+    }
+
+    async fn requeued(&self, attempt: u32) {
+        let event = RunRequeued { run_id: RUN.into(), attempt, ..RunRequeued::default() };
+        self.append("RunRequeued", event).await;
+    }
+
+    async fn finished(&self) {
+        let event = RunFinished { run_id: RUN.into(), ..RunFinished::default() };
+        self.append("RunFinished", event).await;
+    }
+
+    async fn cancelled(&self) {
+        let event = RunCancelled { run_id: RUN.into(), ..RunCancelled::default() };
+        self.append("RunCancelled", event).await;
+    }
+
+    /// The server notices on its own that a client is gone.
+    async fn nothing_is_left_aside(&self) {
+        let aside = self.folder.path().join(".aside");
+        let is_empty = async {
+            while std::fs::read_dir(&aside).unwrap().count() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(DEADLINE, is_empty).await.expect("nothing stays aside");
+    }
+}
+
+impl Life {
+    async fn stop(self) {
+        self.service.task.abort();
+        self.service.task.await.unwrap_err();
+    }
+
+    async fn append(&mut self, attempt: u32, offset: u64, data: &[u8]) -> Result<u64, Status> {
+        let request = AppendLogRequest { offset, ..append_request(attempt, data) };
+        Ok(self.client.append_log(request).await?.into_inner().durable_offset)
+    }
+
+    /// The last append, of a log that is `whole`.
+    async fn end(
+        &mut self,
+        attempt: u32,
+        offset: u64,
+        data: &[u8],
+        whole: &[u8],
+    ) -> Result<u64, Status> {
+        let sha256 = Digest::of(whole).as_bytes().to_vec().into();
+        let end = Some(LogEnd { size: whole.len() as u64, sha256 });
+        let request = AppendLogRequest { offset, end, ..append_request(attempt, data) };
+        Ok(self.client.append_log(request).await?.into_inner().durable_offset)
+    }
+
+    async fn replace(&mut self, pieces: &[&[u8]]) -> Result<u64, Status> {
+        let messages: Vec<_> = pieces.iter().map(|piece| replace_request(piece)).collect();
+        let answer = self.client.replace_log(stream::iter(messages)).await?;
+        Ok(answer.into_inner().durable_offset)
+    }
+
+    async fn follow(
+        &mut self,
+        attempt: u32,
+        offset: u64,
+    ) -> Result<Streaming<ReadLogResponse>, Status> {
+        let request = ReadLogRequest { run_id: RUN.into(), attempt, offset, follow: true };
+        self.client.read_log(request).await.map(tonic::Response::into_inner)
+    }
+
+    async fn read(&mut self, attempt: u32, offset: u64, follow: bool) -> Result<Vec<u8>, Status> {
+        let request = ReadLogRequest { run_id: RUN.into(), attempt, offset, follow };
+        let mut chunks = self.client.read_log(request).await?.into_inner();
+        let mut log = vec![];
+        while let Some(chunk) = chunks.message().await? {
+            log.extend_from_slice(&chunk.data);
+        }
+        Ok(log)
+    }
+}
+
+/// Attempt, offset and bytes of the next chunk.
+async fn next(follower: &mut Streaming<ReadLogResponse>) -> Option<(u32, u64, Vec<u8>)> {
+    let chunk = timeout(DEADLINE, follower.message()).await.expect("a chunk in time").unwrap();
+    chunk.map(|chunk| (chunk.attempt, chunk.offset, chunk.data.to_vec()))
+}
+
+fn append_request(attempt: u32, data: &[u8]) -> AppendLogRequest {
+    AppendLogRequest {
+        run_id: RUN.into(),
+        attempt,
+        offset: 0,
+        data: data.to_vec().into(),
+        end: None,
+    }
+}
+
+fn replace_request(data: &[u8]) -> ReplaceLogRequest {
+    ReplaceLogRequest { run_id: RUN.into(), attempt: 1, data: data.to_vec().into() }
+}
+
+fn clock() -> Clock {
+    Clock::from_fn(|| Timestamp(1_000))
+}
