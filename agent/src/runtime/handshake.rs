@@ -75,3 +75,51 @@ fn digits_before(line: &[u8], end: usize) -> Option<usize> {
     let count = line[..end].iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
     (count > 0).then(|| end - count)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(noise: usize, address: &str) -> Line {
+        Line::Handshake { noise, address: Address::Tcp(address.into()) }
+    }
+
+    #[test]
+    fn the_lines_of_all_sdks_are_understood() {
+        assert_eq!(read(b"1|2|tcp|127.0.0.1:40001|grpc\n"), tcp(0, "127.0.0.1:40001"));
+        assert_eq!(read(b"  1|2|tcp|localhost:40001|grpc \r\n"), tcp(2, "localhost:40001"));
+        assert_eq!(read(b"1|2|tcp|[::1]:1|grpc|certificate|true\n"), tcp(0, "[::1]:1"));
+        let address = Address::Unix("/tmp/plugin 1".into());
+        assert_eq!(read(b"1|2|unix|/tmp/plugin 1|grpc\n"), Line::Handshake { noise: 0, address });
+    }
+
+    #[test]
+    fn output_that_did_not_end_its_line_is_noise_before_it() {
+        assert_eq!(read(b"test x ... 1|2|tcp|localhost:1|grpc\n"), tcp(11, "localhost:1"));
+        assert_eq!(read(b"|1|2|tcp|localhost:1|grpc\n"), tcp(1, "localhost:1"));
+    }
+
+    #[test]
+    fn other_lines_are_noise() {
+        for line in [
+            &b""[..],
+            b"\n",
+            b"|tcp|",
+            b"2|tcp|",
+            b"|2|tcp|x|grpc",
+            b"a|b|tcp|x|grpc",
+            b"1|2|udp|x|grpc",
+            b"\xff1|2|tcp|\xff",
+        ] {
+            assert_eq!(read(line), Line::Noise, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn other_protocols_are_refused() {
+        for line in [&b"1|3|tcp|x|grpc"[..], b"2|2|tcp|x|grpc", b"1|2|tcp|x", b"1|2|unix|x|netrpc"]
+        {
+            assert!(matches!(read(line), Line::Refused(_)), "{line:?}");
+        }
+    }
+}

@@ -8,6 +8,7 @@ mod failures;
 mod graphs;
 mod python;
 mod stopping;
+mod strangers;
 
 use std::{collections::HashMap, env, path::Path, process::ExitCode, time::Duration};
 

@@ -117,3 +117,47 @@ fn with_environment(planned: &Planned, given: &[(String, String)]) -> Vec<(Strin
     let found = keys.filter_map(|key| env::var(&key).ok().map(|value| (key, value)));
     found.chain(given.iter().cloned()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Job, Stop};
+
+    fn by_hand(words: &[&str]) -> Result<String, String> {
+        let jobs = vec![
+            Job::new("Check", |ctx| async move {
+                let number: u8 = ctx.get("number")?;
+                if number == 0 { Err(Stop::exit("zero")) } else { Ok(()) }
+            })
+            .after("Build")
+            .text("number", "A small one")
+            .default("1"),
+            Job::new("Build", |_| async { Ok(()) }).about("Makes it"),
+        ];
+        let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
+        run(&Plan::new(jobs).expect("a plan"), &words).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn it_shows_the_jobs_and_their_order() {
+        let list =
+            "Check (after Build)\n    number (textfield, else 1) A small one\nBuild: Makes it";
+        assert_eq!(by_hand(&["list"]).as_deref(), Ok(list));
+        assert_eq!(by_hand(&["graph"]).as_deref(), Ok("1. Build\n2. Check (after Build)"));
+        assert!(by_hand(&[]).is_ok_and(|text| text.ends_with(list)));
+    }
+
+    #[test]
+    fn it_runs_jobs_and_says_how_they_ended() {
+        assert_eq!(by_hand(&["run"]).as_deref(), Ok("succeeded"));
+        assert_eq!(by_hand(&["run", "check", "number=7"]).as_deref(), Ok("succeeded"));
+        let early = by_hand(&["run", "number=0"]).expect("no failure");
+        assert_eq!(early, "`Check` stopped the run early: zero");
+        let failed = by_hand(&["run", "Check", "number=256"]).expect_err("a failure");
+        assert!(failed.contains("`Check` failed") && failed.contains("too large"), "{failed}");
+        let unknown = by_hand(&["run", "Chek"]).expect_err("no such job");
+        assert!(unknown.contains("no job `Chek`") && unknown.contains("Check"), "{unknown}");
+        assert!(by_hand(&["run", "Check", "number"]).is_err_and(|text| text.contains("KEY=VALUE")));
+        assert!(by_hand(&["jump"]).is_err_and(|text| text.contains("no command `jump`")));
+    }
+}

@@ -91,3 +91,43 @@ impl fmt::Debug for Ctx {
         f.debug_struct("Ctx").field("job", &self.title).field("arguments", &keys).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ctx(given: &[(&str, &str)]) -> Ctx {
+        let job = Job::new("Deploy", |_| async { Ok(()) })
+            .text("machines", "")
+            .default("3")
+            .flag("fast", "")
+            .secret("TOKEN")
+            .default("no secret has a default");
+        Ctx::new(&job, given.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())))
+    }
+
+    #[test]
+    fn a_default_is_used_when_nobody_says_and_only_then() {
+        assert_eq!(ctx(&[]).get::<u32>("machines"), Ok(3));
+        assert_eq!(ctx(&[("machines", "")]).get::<u32>("machines"), Ok(3));
+        assert_eq!(ctx(&[("machines", " 7 ")]).get::<u32>("machines"), Ok(7));
+        assert_eq!(ctx(&[]).text("TOKEN"), Err(ArgumentError::Missing("TOKEN".into())));
+    }
+
+    #[test]
+    fn flags_are_set_by_the_usual_words() {
+        for (value, set) in
+            [("true", true), ("Yes", true), ("1", true), ("false", false), ("", false)]
+        {
+            assert_eq!(ctx(&[("fast", value)]).flag("fast"), set, "{value}");
+        }
+    }
+
+    #[test]
+    fn values_are_never_shown() {
+        let ctx = ctx(&[("TOKEN", "hunter2"), ("machines", "hunter3")]);
+        let shown = format!("{ctx:?} {}", ctx.get::<u32>("machines").expect_err("no number"));
+        assert!(shown.contains("TOKEN") && shown.contains("machines"), "{shown}");
+        assert!(!shown.contains("hunter"), "{shown}");
+    }
+}

@@ -63,6 +63,10 @@ pub use tokio;
 
 use plan::Plan;
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 /// Serves the jobs to the agent that started the program, or, started by hand, does what the
 /// command line says. To be returned from `main`.
 #[must_use = "return it from `main`"]
