@@ -9,25 +9,30 @@
 //! 4. only then answer the callers, look at the state for readers, and wake those who act on it.
 //!
 //! Nothing is believed before it is durable: a failed append stops the task for good, and with it the
-//! process. A restart replays what was stored.
+//! process. A restart replays what was stored. Own events stand in the log in the order in which they
+//! were decided, whatever their streams, so a replay folds them as the living state did.
 //!
 //! What is not here: effects (derived from the state by each service's `effects.rs`), read models,
 //! any knowledge of what a command means.
 
-use std::{collections::HashMap, fmt};
+mod batch;
+mod task;
+#[cfg(test)]
+mod tests;
 
-use futures::{StreamExt, future};
-use ids::EventId;
+use std::fmt;
+
+use futures::{StreamExt, stream};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinHandle,
 };
-use uuid::Uuid;
 
 use crate::{
-    Expected, Fold, Log, Metadata, NewEvent, Recorded,
-    log::{AppendError, LogError, Subscription},
+    Fold, Log, Recorded,
+    log::{AppendError, LogError},
 };
+use task::{Revisions, Task, is_in};
 
 /// How a domain meets the log. `S` is the state, `C` its commands, `E` the events that it decides
 /// and owns, `R` its refusals. `S::Event` may be wider than `E`: it also holds the few facts of other
@@ -36,7 +41,9 @@ use crate::{
 pub struct Rules<S: Fold, C, E, R> {
     /// Streams that this service alone writes, by prefix.
     pub owns: &'static [&'static str],
-    /// Streams of other services that the state folds, by prefix.
+    /// Streams of other services that the state folds, by prefix. A foreign fact is folded when it
+    /// comes to notice, which may be after own events that stand behind it in the log; a replay folds
+    /// it before them. So the two must give the same state in either order.
     pub follows: &'static [&'static str],
     pub decide: fn(&S, C) -> Result<Vec<E>, R>,
     /// The stream that an event belongs to.
@@ -132,6 +139,9 @@ enum Input<S: Fold, C, E, R> {
     Read(Read<S>),
 }
 
+type Reply<E, R> = oneshot::Sender<Result<Vec<E>, R>>;
+type Read<S> = Box<dyn FnOnce(&S) + Send>;
+
 /// How many inputs wait at most before a caller waits too.
 const INBOX: usize = 1_024;
 
@@ -149,7 +159,7 @@ where
         rules: Rules<S, C, E, R>,
     ) -> Result<(Self, JoinHandle<Result<(), OwnerError>>), OwnerError> {
         let mut state = S::default();
-        let mut revisions = HashMap::new();
+        let mut revisions = Revisions::default();
         let wanted = [rules.owns, rules.follows].concat();
         let end = log.next_position().await?;
         let mut stored = log.read_all(0, &wanted);
@@ -162,17 +172,17 @@ where
                 state.evolve(&event);
             }
             if is_in(&recorded.stream, rules.owns) {
-                revisions.insert(recorded.stream, recorded.revision);
+                revisions.set(&recorded.stream, recorded.revision);
             }
         }
         let (inbox, receiver) = mpsc::channel(INBOX);
         let (bump, changes) = watch::channel(0);
         let foreign = match rules.follows {
-            [] => futures::stream::pending().boxed(),
+            [] => stream::pending().boxed(),
             follows => log.subscribe(end, follows),
         };
-        let task = Task { log, rules, state, revisions, receiver, foreign, bump };
-        Ok((Self { inbox, changes }, tokio::spawn(task.run())))
+        let task = Task { log, rules, state, revisions, receiver, bump };
+        Ok((Self { inbox, changes }, tokio::spawn(task.run(foreign))))
     }
 
     /// The events that followed from the command, once they are durable. Empty: it was already so.
@@ -214,136 +224,4 @@ impl<S: Fold, C, E, R> fmt::Debug for Owner<S, C, E, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Owner")
     }
-}
-
-struct Task<S: Fold, C, E, R> {
-    log: Log,
-    rules: Rules<S, C, E, R>,
-    state: S,
-    /// Last revision of each stream that this task writes.
-    revisions: HashMap<String, u64>,
-    receiver: mpsc::Receiver<Input<S, C, E, R>>,
-    foreign: Subscription,
-    bump: watch::Sender<u64>,
-}
-
-/// What one batch will answer once it is durable.
-struct Batch<S: Fold, E, R> {
-    appends: Vec<(String, Vec<NewEvent>)>,
-    answers: Vec<Answer<E, R>>,
-    reads: Vec<Read<S>>,
-}
-
-type Reply<E, R> = oneshot::Sender<Result<Vec<E>, R>>;
-/// A command's outcome, and where it goes.
-type Answer<E, R> = (Reply<E, R>, Result<Vec<E>, R>);
-type Read<S> = Box<dyn FnOnce(&S) + Send>;
-
-impl<S, C, E, R> Task<S, C, E, R>
-where
-    S: Fold,
-    S::Event: From<E>,
-    E: Clone,
-{
-    async fn run(mut self) -> Result<(), OwnerError> {
-        let mut inputs = Vec::new();
-        loop {
-            tokio::select! {
-                taken = self.receiver.recv_many(&mut inputs, INBOX) => {
-                    if taken == 0 {
-                        return Ok(());
-                    }
-                    self.handle(inputs.drain(..)).await?;
-                }
-                noticed = self.foreign.next() => match noticed {
-                    Some(recorded) => self.notice(&recorded?)?,
-                    None => return Err(LogError::Stopped("the subscription ended".into()).into()),
-                },
-            }
-        }
-    }
-
-    fn notice(&mut self, recorded: &Recorded) -> Result<(), OwnerError> {
-        if let Some(event) = (self.rules.decode)(recorded)? {
-            self.state.evolve(&event);
-            self.bump.send_modify(|count| *count += 1);
-        }
-        Ok(())
-    }
-
-    async fn handle(
-        &mut self,
-        inputs: impl Iterator<Item = Input<S, C, E, R>>,
-    ) -> Result<(), OwnerError> {
-        let mut batch = Batch { appends: vec![], answers: vec![], reads: vec![] };
-        for input in inputs {
-            match input {
-                Input::Command { command, origin, reply } => {
-                    let answer = (self.rules.decide)(&self.state, command);
-                    for event in answer.iter().flatten() {
-                        self.stage(event, &origin, &mut batch.appends);
-                        self.state.evolve(&event.clone().into());
-                    }
-                    batch.answers.push((reply, answer));
-                }
-                Input::Read(read) => batch.reads.push(read),
-            }
-        }
-        let changed = !batch.appends.is_empty();
-        self.append(batch.appends).await?;
-        if changed {
-            self.bump.send_modify(|count| *count += 1);
-        }
-        for (reply, answer) in batch.answers {
-            // The caller may have gone away.
-            reply.send(answer).ok();
-        }
-        for read in batch.reads {
-            read(&self.state);
-        }
-        Ok(())
-    }
-
-    /// Events of one stream go together, in order.
-    fn stage(&self, event: &E, origin: &Origin, appends: &mut Vec<(String, Vec<NewEvent>)>) {
-        let stream = (self.rules.stream)(event);
-        let encoded = (self.rules.encode)(event);
-        #[expect(clippy::disallowed_methods, reason = "the edge where events get their ids")]
-        let id = EventId::from_uuid(Uuid::now_v7());
-        let new = NewEvent {
-            id,
-            event_type: encoded.event_type.into(),
-            data: encoded.data.into(),
-            metadata: Metadata {
-                version: encoded.version,
-                actor: origin.actor.clone(),
-                address: origin.address.clone(),
-                certificate: origin.certificate.clone(),
-                correlation_id: stream.clone(),
-                ..Metadata::default()
-            },
-        };
-        match appends.iter_mut().find(|(name, _)| *name == stream) {
-            Some((_, events)) => events.push(new),
-            None => appends.push((stream, vec![new])),
-        }
-    }
-
-    /// Streams are independent of each other, so their appends share one wait for the disk.
-    async fn append(&mut self, appends: Vec<(String, Vec<NewEvent>)>) -> Result<(), OwnerError> {
-        let mut waiting = Vec::new();
-        for (stream, events) in appends {
-            let expected = self.revisions.get(&stream).copied();
-            let after = expected.map_or(0, |revision| revision + 1) + events.len() as u64 - 1;
-            let expected = expected.map_or(Expected::None, Expected::Revision);
-            waiting.push(self.log.append(stream.clone(), expected, events));
-            self.revisions.insert(stream, after);
-        }
-        future::try_join_all(waiting).await?;
-        Ok(())
-    }
-}
-
-fn is_in(stream: &str, prefixes: &[&str]) -> bool {
-    prefixes.iter().any(|prefix| stream.starts_with(prefix))
 }

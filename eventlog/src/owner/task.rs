@@ -1,0 +1,185 @@
+//! The task itself: decide, append, wait, answer.
+
+use std::{
+    collections::{HashMap, hash_map::RandomState},
+    hash::BuildHasher,
+};
+
+use futures::{StreamExt, future};
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    INBOX, Input, OwnerError, Read, Reply, Rules,
+    batch::{Append, Appends, new_event},
+};
+use crate::{
+    Expected, Fold, Log, Recorded,
+    log::{LogError, Subscription},
+};
+
+/// Foreign events that are folded in one turn at most, so that commands get theirs.
+const NOTICES: usize = 256;
+
+pub(super) struct Task<S: Fold, C, E, R> {
+    pub(super) log: Log,
+    pub(super) rules: Rules<S, C, E, R>,
+    pub(super) state: S,
+    pub(super) revisions: Revisions,
+    pub(super) receiver: mpsc::Receiver<Input<S, C, E, R>>,
+    pub(super) bump: watch::Sender<u64>,
+}
+
+/// What one turn will do once its events are durable.
+struct Turn<S: Fold, E, R> {
+    appends: Appends,
+    answers: Vec<Answer<E, R>>,
+    reads: Vec<Read<S>>,
+}
+
+/// A command's outcome, and where it goes.
+type Answer<E, R> = (Reply<E, R>, Result<Vec<E>, R>);
+
+impl<S: Fold, E, R> Default for Turn<S, E, R> {
+    fn default() -> Self {
+        Self { appends: Appends::default(), answers: Vec::new(), reads: Vec::new() }
+    }
+}
+
+impl<S, C, E, R> Task<S, C, E, R>
+where
+    S: Fold,
+    S::Event: From<E>,
+    E: Clone,
+{
+    pub(super) async fn run(mut self, foreign: Subscription) -> Result<(), OwnerError> {
+        let mut foreign = foreign.ready_chunks(NOTICES);
+        let mut inputs = Vec::new();
+        loop {
+            tokio::select! {
+                taken = self.receiver.recv_many(&mut inputs, INBOX) => {
+                    if taken == 0 {
+                        return Ok(());
+                    }
+                    self.handle(inputs.drain(..)).await?;
+                }
+                noticed = foreign.next() => match noticed {
+                    Some(events) => self.notice(events)?,
+                    None => return Err(LogError::Stopped("the subscription ended".into()).into()),
+                },
+            }
+        }
+    }
+
+    fn notice(&mut self, events: Vec<Result<Recorded, LogError>>) -> Result<(), OwnerError> {
+        let mut changed = false;
+        for recorded in events {
+            if let Some(event) = (self.rules.decode)(&recorded?)? {
+                self.state.evolve(&event);
+                changed = true;
+            }
+        }
+        if changed {
+            self.changed();
+        }
+        Ok(())
+    }
+
+    async fn handle(
+        &mut self,
+        inputs: impl Iterator<Item = Input<S, C, E, R>>,
+    ) -> Result<(), OwnerError> {
+        let mut turn = Turn::default();
+        for input in inputs {
+            match input {
+                Input::Command { command, origin, reply } => {
+                    let answer = (self.rules.decide)(&self.state, command);
+                    let Rules { stream, encode, .. } = self.rules;
+                    turn.appends.take(answer.iter().flatten().map(|event| {
+                        let name = stream(event);
+                        let new = new_event(&name, encode(event), &origin);
+                        (name, new)
+                    }));
+                    for event in answer.iter().flatten() {
+                        self.state.evolve(&event.clone().into());
+                    }
+                    turn.answers.push((reply, answer));
+                }
+                // All of the state is durable: no need to wait for what comes behind.
+                Input::Read(read) if turn.appends.is_empty() => read(&self.state),
+                Input::Read(read) => turn.reads.push(read),
+            }
+            if turn.appends.is_full() {
+                self.finish(std::mem::take(&mut turn)).await?;
+            }
+        }
+        self.finish(turn).await
+    }
+
+    async fn finish(&mut self, turn: Turn<S, E, R>) -> Result<(), OwnerError> {
+        if !turn.appends.is_empty() {
+            self.append(turn.appends.into_appends()).await?;
+            self.changed();
+        }
+        for (reply, answer) in turn.answers {
+            // The caller may have gone away.
+            reply.send(answer).ok();
+        }
+        for read in turn.reads {
+            read(&self.state);
+        }
+        Ok(())
+    }
+
+    fn changed(&self) {
+        self.bump.send_modify(|count| *count += 1);
+    }
+
+    /// All appends are on their way before the first is waited for, so they share one sync; the log
+    /// keeps their order.
+    async fn append(&mut self, appends: Vec<Append>) -> Result<(), OwnerError> {
+        let waiting: Vec<_> = appends
+            .into_iter()
+            .map(|Append { stream, events, .. }| {
+                let expected = self.revisions.advance(&stream, events.len() as u64);
+                self.log.append(stream, expected, events)
+            })
+            .collect();
+        future::try_join_all(waiting).await?;
+        Ok(())
+    }
+}
+
+/// The last revision of each stream that this task writes. By a hash of the name, since there are
+/// as many streams as there ever were runs; should two names share one, the append conflicts, and the
+/// next start hashes differently.
+#[derive(Debug, Default)]
+pub(super) struct Revisions {
+    hasher: RandomState,
+    last: HashMap<u64, u64>,
+}
+
+impl Revisions {
+    pub(super) fn set(&mut self, stream: &str, revision: u64) {
+        self.last.insert(self.hasher.hash_one(stream), revision);
+    }
+
+    /// What to expect of the stream before `count` events are appended to it.
+    fn advance(&mut self, stream: &str, count: u64) -> Expected {
+        use std::collections::hash_map::Entry;
+        match self.last.entry(self.hasher.hash_one(stream)) {
+            Entry::Vacant(entry) => {
+                entry.insert(count - 1);
+                Expected::None
+            }
+            Entry::Occupied(mut entry) => {
+                let before = *entry.get();
+                entry.insert(before + count);
+                Expected::Revision(before)
+            }
+        }
+    }
+}
+
+pub(super) fn is_in(stream: &str, prefixes: &[&str]) -> bool {
+    prefixes.iter().any(|prefix| stream.starts_with(prefix))
+}
