@@ -157,7 +157,7 @@ impl Desk {
         }
         match (Lease::of(&order), instruction) {
             (Err(why), _) => {
-                tracing::error!(why, "the server sent an order without a usable run id")
+                tracing::error!(why, "an order has no usable run id")
             }
             (Ok(lease), Instruction::Cancel) => self.cancel(&lease, &order),
             (Ok(lease), _) => self.begin(lease, order),

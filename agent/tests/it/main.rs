@@ -1,0 +1,66 @@
+//! An agent against a server that is a real peer of its protocol and keeps what it gets.
+//!
+//! The pipelines are this very test binary: started with [`PIPELINE`] set, its one test
+//! [`pipeline_process`] becomes a pipeline of our SDK.
+
+mod builds;
+mod joining;
+mod logs;
+mod peer;
+mod runs;
+mod stopping;
+mod worker;
+
+use std::{env, path::Path, process::ExitCode, time::Duration};
+
+use gaia_sdk::{Ctx, Job, JobResult};
+
+const PIPELINE: &str = "AGENT_TEST_PIPELINE";
+
+/// No test, unless asked to be a pipeline.
+#[test]
+fn pipeline_process() {
+    let Ok(kind) = env::var(PIPELINE) else { return };
+    let code = gaia_sdk::serve(match kind.as_str() {
+        "greets" => vec![
+            Job::new("Greet", greet).text("greeting", "What to print").secret("TOKEN"),
+            Job::new("Part", |_| async {
+                eprintln!("goodbye");
+                Ok(())
+            })
+            .after("greet"),
+        ],
+        "fails" => vec![
+            Job::new("Fail", |_| async { Err(std::io::Error::other("no s3cr=et here").into()) }),
+            Job::new("Never", |_| async { Ok(()) }).after("fail"),
+        ],
+        "waits" => vec![Job::new("Wait", wait).text("folder", "Where to look for `go`")],
+        other => panic!("no pipeline {other}"),
+    });
+    std::process::exit(i32::from(code != ExitCode::SUCCESS));
+}
+
+async fn greet(ctx: Ctx) -> JobResult {
+    let greeting = ctx.find("greeting").unwrap_or("nothing");
+    println!("{greeting} with {}", ctx.find("TOKEN").unwrap_or("no token"));
+    println!("variable {}", env::var("VARIABLE").unwrap_or_default());
+    Ok(())
+}
+
+/// Prints from time to time until the file `go` is there.
+async fn wait(ctx: Ctx) -> JobResult {
+    let folder = Path::new(ctx.text("folder")?);
+    std::fs::write(folder.join("pid"), std::process::id().to_string())?;
+    println!("waiting");
+    for count in 0.. {
+        if folder.join("go").exists() {
+            break;
+        }
+        if count % 10 == 0 {
+            println!("tick {count}");
+        }
+        gaia_sdk::tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    println!("went");
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! Orders to run pipelines.
+
+use proto::worker::{EnvironmentVariable, Instruction, PipelineRun};
+
+use crate::worker::{Fixture, argument, blank, job};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_done_and_reported_with_its_whole_log() {
+    let test = Fixture::new().await;
+    let agent = test.agent();
+    let variable =
+        EnvironmentVariable { key: "VARIABLE".into(), value: "blue".into(), secret: false };
+    let args =
+        vec![argument("textfield", "greeting", "hello"), argument("vault", "TOKEN", "s3cr=et")];
+    let order = PipelineRun {
+        jobs: vec![job("Greet", args), job("Part", vec![])],
+        environment: vec![variable],
+        ..test.order("greets")
+    };
+    test.peer.order(&order).await;
+    let end = test.peer.ended(&order).await;
+    assert_eq!(end.status, "success", "{}", end.reason);
+    for job in &end.jobs {
+        assert_eq!(job.status, "success");
+        assert!(job.started_at > 0 && job.finished_at >= job.started_at && job.args.is_empty());
+    }
+    {
+        let seen = test.peer.seen();
+        let log = seen.log(&order);
+        assert!(log.contains("hello with ***\n") && log.contains("variable blue\n"), "{log}");
+        assert!(log.contains("goodbye\n") && !log.contains("s3cr=et"), "{log}");
+        // The log's end came before the last report, and nothing after that.
+        assert!(seen.log_has_ended(&order));
+        let statuses: Vec<&str> = seen.reports.iter().map(|run| run.status.as_str()).collect();
+        assert_eq!(statuses.iter().filter(|status| **status == "success").count(), 1);
+        assert_eq!(statuses.first(), Some(&"running"));
+    }
+    agent.drained().await;
+    let left = |name: &str| std::fs::read_dir(test.config.home.join(name)).unwrap().count();
+    assert_eq!((left("work"), left("spool"), left("cache")), (0, 0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_job_fails_the_run_with_its_message() {
+    let test = Fixture::new().await;
+    let agent = test.agent();
+    let secret = EnvironmentVariable { key: "S".into(), value: "s3cr=et".into(), secret: true };
+    let order = PipelineRun { environment: vec![secret], ..test.order("fails") };
+    test.peer.order(&order).await;
+    let end = test.peer.ended(&order).await;
+    assert_eq!(
+        (end.status.as_str(), end.reason.as_str()),
+        ("failed", "job 'Fail' failed: no *** here")
+    );
+    let jobs: Vec<_> = end.jobs.iter().map(|job| (&*job.title, &*job.status)).collect();
+    assert_eq!(jobs, [("Fail", "failed"), ("Never", "skipped")]);
+    assert!(end.jobs[0].fail_pipeline && end.jobs[0].message == "no *** here");
+    assert!(test.peer.seen().log(&order).contains("Job 'Fail' failed: no *** here\n"));
+    agent.drained().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_order_does_nothing_and_parallel_runs_share_a_download() {
+    let test = Fixture::new().await;
+    let agent = test.agent();
+    let first = test.order("greets");
+    let second = PipelineRun {
+        lease_token: blank().lease_token,
+        unique_id: blank().unique_id,
+        ..first.clone()
+    };
+    let nothing =
+        PipelineRun { instruction: Instruction::Nothing.into(), ..PipelineRun::default() };
+    for order in [&first, &nothing, &first, &second] {
+        test.peer.order(order).await;
+    }
+    assert_eq!(test.peer.ended(&first).await.status, "success");
+    assert_eq!(test.peer.ended(&second).await.status, "success");
+    test.peer.order(&first).await;
+    agent.drained().await;
+    let seen = test.peer.seen();
+    let ends = seen.reports.iter().filter(|report| report.status == "success").count();
+    assert_eq!((ends, seen.downloads), (2, 1));
+    assert_eq!(seen.log(&first).matches("goodbye").count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_is_checked_and_goes_on_where_it_broke_off() {
+    let test = Fixture::new().await;
+    let agent = test.agent();
+    let order = test.order("greets");
+    test.peer.seen().corrupt_downloads = 1;
+    test.peer.seen().cut_downloads = 2;
+    test.peer.order(&order).await;
+    assert_eq!(test.peer.ended(&order).await.status, "success");
+
+    let bad = test.order("fails");
+    test.peer.seen().corrupt_downloads = 1000;
+    test.peer.order(&bad).await;
+    let end = test.peer.ended(&bad).await;
+    assert_eq!(end.status, "reschedule");
+    assert!(end.reason.contains("has the digest"), "{}", end.reason);
+    assert_eq!(test.peer.seen().log(&bad), format!("{}\n", end.reason));
+    agent.drained().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_work_is_refused_with_a_reason() {
+    let test = Fixture::new().await;
+    let agent = test.agent();
+    let other = PipelineRun { jobs: vec![job("Other", vec![])], ..test.order("greets") };
+    let missing = PipelineRun { sha_sum: vec![9; 32], ..blank() };
+    let strange = PipelineRun { pipeline_type: "cobol".into(), ..test.order("greets") };
+    let script = "#!/bin/sh\necho cannot find libfoo >&2; exit 1\n";
+    let digest = test.peer.store(script.as_bytes()).as_bytes().to_vec();
+    let broken = PipelineRun { sha_sum: digest, ..blank() };
+    for (order, reason) in [
+        (other, "declares the jobs `Greet`, `Part`, but the pipeline has `Other`"),
+        (missing, "refused to send the pipeline"),
+        (strange, "`cobol` is not a pipeline type"),
+        (broken, "cannot find libfoo"),
+    ] {
+        test.peer.order(&order).await;
+        let end = test.peer.ended(&order).await;
+        assert_eq!(end.status, "failed", "{}", end.reason);
+        assert!(end.reason.contains(reason), "{}", end.reason);
+    }
+    agent.drained().await;
+}
