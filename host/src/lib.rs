@@ -1,0 +1,189 @@
+//! One service as a process of its own: configuration, identity, log, port, signals.
+//!
+//! Every `main.rs` of the house is a call of [`main`]. The process ends when the service cannot go on:
+//! nothing is answered that is not durable, and whoever started it starts it again.
+
+mod signals;
+
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    fs,
+    future::Future,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use eventlog::{Clock, Log};
+use identity::{Credentials, MasterKey, Peer};
+use serde::{Deserialize, de::DeserializeOwned};
+pub use signals::{Signals, shutdown, signals};
+use tokio::task::JoinHandle;
+use transport::{Channel, Protocols, Server};
+
+#[derive(Parser, Debug)]
+struct Arguments {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// The configuration file of a service.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Settings<C> {
+    /// Address and port to listen on, TCP and UDP.
+    listen: SocketAddr,
+    /// Folder for the service's own files. The log is not among them.
+    data: PathBuf,
+    /// Folder with `cert.pem`, `key.pem` and `caCert.pem`.
+    identity: PathBuf,
+    /// Address of the log server: `https://host:port`.
+    log: String,
+    /// File of the master key; the services that encrypt share it.
+    master_key: Option<PathBuf>,
+    /// Addresses of the services that this one calls, by name.
+    #[serde(default)]
+    services: BTreeMap<String, String>,
+    /// What the service itself can be told.
+    #[serde(default)]
+    service: C,
+}
+
+/// What a process has before its service starts.
+#[derive(Debug)]
+pub struct Host {
+    pub log: Log,
+    pub clock: Clock,
+    /// Folder for the service's own files; it exists.
+    pub data: PathBuf,
+    /// File of the master key.
+    master_key: PathBuf,
+    credentials: Credentials,
+    services: BTreeMap<String, String>,
+}
+
+impl Host {
+    /// The way to another service.
+    pub fn service(&self, name: &str) -> Result<Channel> {
+        let address = self.services.get(name).with_context(|| {
+            format!("the address of {name} is not configured: add it under [services]")
+        })?;
+        remote(address, name, &self.credentials)
+    }
+
+    pub fn master_key(&self) -> Result<MasterKey> {
+        Ok(MasterKey::open_or_create(&self.master_key)?)
+    }
+}
+
+/// Runs one service until it is asked to end or cannot go on. `start` answers with the service's
+/// router and the task whose end is the service's end.
+pub fn main<C, F, E>(name: &'static str, start: impl FnOnce(Host, C) -> F) -> ExitCode
+where
+    C: DeserializeOwned + Default,
+    F: Future<Output = Result<(axum::Router, JoinHandle<Result<(), E>>)>>,
+    E: Error + Send + Sync + 'static,
+{
+    let arguments = Arguments::parse();
+    telemetry::init("info,quinn=warn,h2=warn,hyper=warn,rustls=warn");
+    identity::install_crypto();
+    let run = || -> Result<()> {
+        let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
+        let outcome = runtime.block_on(run(name, &arguments.config, start));
+        runtime.shutdown_background();
+        outcome
+    };
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{name}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run<C, F, E>(
+    name: &'static str,
+    path: &Path,
+    start: impl FnOnce(Host, C) -> F,
+) -> Result<()>
+where
+    C: DeserializeOwned + Default,
+    F: Future<Output = Result<(axum::Router, JoinHandle<Result<(), E>>)>>,
+    E: Error + Send + Sync + 'static,
+{
+    let settings: Settings<C> = read(path)?;
+    let credentials = Credentials::load(&settings.identity)?;
+    fs::create_dir_all(&settings.data)
+        .with_context(|| format!("create the data folder {}", settings.data.display()))?;
+    let host = Host {
+        log: Log::remote(remote(&settings.log, "log", &credentials)?),
+        clock: Clock::system(),
+        master_key: settings.master_key.unwrap_or_else(|| settings.data.join("master.key")),
+        data: settings.data,
+        credentials: credentials.clone(),
+        services: settings.services,
+    };
+    let shutdown = shutdown()?;
+    let server = Server::bind(settings.listen, &credentials)
+        .await
+        .with_context(|| format!("listen on {}", settings.listen))?;
+    let (router, task) = start(host, settings.service).await?;
+    tracing::info!("{name} is ready at https://{}", server.local_addr());
+    let serving = tokio::spawn(server.serve(router, shutdown));
+    tokio::select! {
+        outcome = serving => outcome.context("serve"),
+        ended = task => ended.context("the service panicked")?.context("the service cannot go on"),
+    }
+}
+
+fn read<C: DeserializeOwned + Default>(path: &Path) -> Result<Settings<C>> {
+    let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("read {}", path.display()))
+}
+
+fn remote(address: &str, name: &str, credentials: &Credentials) -> Result<Channel> {
+    debug_assert!(matches!(credentials.peer(), Ok(Peer::Service(_))), "services call services");
+    let tls = identity::client_tls(credentials)?;
+    Ok(Channel::remote(address, name, tls, Protocols::PreferHttp3)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Default, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Own {
+        grace_seconds: u64,
+    }
+
+    fn parse(text: &str) -> Result<Settings<Own>> {
+        let folder = std::env::temp_dir().join(format!("gaia-host-{}", std::process::id()));
+        fs::create_dir_all(&folder)?;
+        let path = folder.join(format!("{}.toml", text.len()));
+        fs::write(&path, text)?;
+        let settings = read(&path);
+        fs::remove_file(&path)?;
+        settings
+    }
+
+    const GOOD: &str = "listen = '127.0.0.1:1'\ndata = 'd'\nidentity = 'i'\nlog = 'https://l:1'\n";
+
+    #[test]
+    fn a_service_may_be_told_nothing_of_its_own() {
+        assert_eq!(parse(GOOD).unwrap().service.grace_seconds, 0);
+        let own = parse(&format!("{GOOD}[service]\ngrace_seconds = 3\n")).unwrap();
+        assert_eq!(own.service.grace_seconds, 3);
+    }
+
+    #[test]
+    fn a_misspelt_setting_is_named() {
+        let error = parse(&format!("{GOOD}[service]\ngrace_secs = 3\n")).unwrap_err();
+        assert!(format!("{error:#}").contains("grace_secs"), "{error:#}");
+    }
+}
