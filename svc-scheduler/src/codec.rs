@@ -242,3 +242,6 @@ fn decode_worker(event_type: &str, data: &[u8]) -> Result<Option<WorkerFact>, Un
     };
     Ok(Some(WorkerFact { worker: worker.parse()?, change }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -113,10 +113,7 @@ fn summary(
         return format!("the run has ended: {}", run.state.word());
     }
     if placement.matching == 0 {
-        return format!(
-            "{}; the run waits until one joins",
-            nobody(state, &class.requirement, placement)
-        );
+        return nobody(state, &class.requirement, placement);
     }
     availability(state, class, placement, connected)
 }
@@ -128,7 +125,7 @@ fn on_worker(state: RunState) -> &'static str {
 /// Why no registered worker can ever take it.
 fn nobody(state: &State, requirement: &Requirement, placement: &Placement) -> String {
     if placement.workers == 0 {
-        return "no worker is registered".into();
+        return "no worker is registered; the run waits until one joins".into();
     }
     let suits = |(id, worker): (WorkerId, &Worker)| worker.suits(id, requirement);
     if state.workers().any(suits) {
@@ -140,12 +137,10 @@ fn nobody(state: &State, requirement: &Requirement, placement: &Placement) -> St
     if !pin.is_empty() {
         let pinned = state.workers().find(|(id, worker)| worker.is_pinned_by(*id, requirement));
         let Some((_, worker)) = pinned else {
-            return format!(
-                "the run is pinned to worker `{pin}`, and no such worker is registered"
-            );
+            return format!("the run is pinned to worker `{pin}`, which is not registered");
         };
-        let lacking = requirement.tags.iter().filter(|tag| !worker.has(tag));
-        return format!("the run is pinned to worker `{pin}`, which lacks {}", tags(lacking));
+        let lacking = tags(requirement.tags.iter().filter(|tag| !worker.has(tag)));
+        return format!("the run is pinned to worker `{pin}`, which lacks {lacking}");
     }
     let nowhere: Vec<_> = placement
         .missing
@@ -154,7 +149,8 @@ fn nobody(state: &State, requirement: &Requirement, placement: &Placement) -> St
         .map(|missing| &missing.tag)
         .collect();
     if nowhere.is_empty() {
-        return format!("no registered worker has all of {}", tags(requirement.tags.iter()));
+        let all = tags(requirement.tags.iter());
+        return format!("no registered worker has all of {all}; the run waits until one joins");
     }
     let refusing =
         state.workers().filter(|(_, worker)| nowhere.iter().any(|tag| worker.refuses(tag))).count();
@@ -169,7 +165,8 @@ fn nobody(state: &State, requirement: &Requirement, placement: &Placement) -> St
         let refuse = if refusing == 1 { "refuses" } else { "refuse" };
         parts.push(format!("{} {refuse} {it}", count(refusing, "worker")));
     }
-    format!("no registered worker has {} ({})", tags(nowhere.into_iter()), parts.join(", "))
+    let (nowhere, parts) = (tags(nowhere.into_iter()), parts.join(", "));
+    format!("no registered worker has {nowhere} ({parts}); the run waits until one joins")
 }
 
 /// What the matching workers are doing.

@@ -261,7 +261,7 @@ async fn what_was_not_begun_is_sent_again_after_a_restart_of_the_scheduler() {
     let mut line = house.attach(1, &[]).await;
     house.submit(1, &[]).await;
     house.submit(2, &[]).await;
-    let mut leases = vec![line.start().await.0, line.start().await.0];
+    let mut leases = [line.start().await.0, line.start().await.0];
     leases.sort_by(|a, b| a.run_id.cmp(&b.run_id));
     house.report(1, &leases[0], ReportedState::Running).await.unwrap();
     let before = [house.get(1).await, house.get(2).await];
@@ -429,4 +429,37 @@ async fn a_log_replays_to_what_the_service_answers() {
         let id = RunId::from_uuid(Uuid::from_u128(run));
         assert_eq!(crate::view(&replayed, id), Some(house.get(run).await));
     }
+}
+
+#[tokio::test]
+async fn a_report_of_a_thousand_jobs_is_stored_whole() {
+    let mut house = House::start().await;
+    house.register(1, 1, &["golang"]).await;
+    let mut line = house.attach(1, &[]).await;
+    let mut large = spec(&[]);
+    large.jobs = (1..=1_000).map(|id| common::JobSpec { id, ..Default::default() }).collect();
+    let request =
+        pb::SubmitRunRequest { run_id: run_id(1), spec: Some(large), ..Default::default() };
+    house.client.submit_run(request).await.unwrap();
+    let (lease, _) = line.start().await;
+    let job =
+        |id| pb::JobStatus { id, state: pb::JobState::Succeeded.into(), ..Default::default() };
+    let report = pb::RunReport {
+        state: ReportedState::Succeeded.into(),
+        jobs: (1..=1_000).map(job).collect(),
+        ..Default::default()
+    };
+    // Twice as many events as one append may hold.
+    let request = pb::ReportRunRequest {
+        worker_id: worker_id(1),
+        lease: Some(lease),
+        report: Some(report),
+        caller: None,
+    };
+    house.client.report_run(request).await.unwrap();
+    let stored = house.log.read_stream(format!("run-{}", run_id(1)), 0, usize::MAX);
+    assert_eq!(futures::StreamExt::count(stored).await, 2_004);
+    drop(line);
+    let mut house = house.restart().await;
+    assert_eq!(house.get(1).await.state(), RunState::Succeeded);
 }

@@ -1,0 +1,199 @@
+//! Which run goes where, and what is said of one that waits.
+
+use super::*;
+
+fn primary(n: u128, slots: u32, tags: &[&str]) -> Vec<Fact> {
+    let mut facts = joined(n, slots, tags);
+    let tags = tags.iter().map(ToString::to_string).collect();
+    facts[0] = fact(n, WorkerChange::Registered { name: format!("w{n}"), tags, primary: true });
+    facts
+}
+
+fn attached(workers: &[u128]) -> Connected {
+    present(&workers.iter().map(|&n| (n, Presence::Pushed)).collect::<Vec<_>>())
+}
+
+fn present(workers: &[(u128, Presence)]) -> Connected {
+    let mut connected = Connected::default();
+    for &(n, presence) in workers {
+        connected.set(worker(n), presence);
+    }
+    connected
+}
+
+/// The pairs of run and worker that are assigned.
+fn assign(given: impl IntoIterator<Item = Vec<Fact>>, connected: Connected) -> Vec<(u128, u128)> {
+    let given: Vec<_> = given.into_iter().flatten().collect();
+    let tokens = (1..=50).map(token).collect();
+    let connected = Arc::new(connected);
+    let when = Command::AssignRuns { connected, tokens, at: at(400) };
+    let events = decide(&State::replay(&given), when).unwrap();
+    let pair = |event: &Event| match event {
+        Event::RunAssigned { run, worker, .. } => {
+            (run.as_uuid().as_u128(), worker.as_uuid().as_u128())
+        }
+        other => panic!("{other:?}"),
+    };
+    events.iter().map(pair).collect()
+}
+
+fn wants(n: u128, tags: &[&str]) -> Vec<Fact> {
+    let tags = tags.iter().map(ToString::to_string).collect();
+    own([submitted_with(n, n as u64, RunSpec { tags, ..spec() })])
+}
+
+fn pinned(n: u128, pin: &str) -> Vec<Fact> {
+    own([submitted_with(n, n as u64, RunSpec { pinned_worker: pin.into(), ..spec() })])
+}
+
+#[test]
+fn a_worker_must_have_the_type_and_every_tag_whatever_the_case() {
+    let workers = || [joined(1, 1, &["golang"]), joined(2, 1, &["GoLang", "GPU"])].concat();
+    assert_eq!(assign([workers(), wants(1, &["gpu"])], attached(&[1, 2])), [(1, 2)]);
+    assert_eq!(assign([workers(), wants(1, &["Gpu", "arm"])], attached(&[1, 2])), []);
+    assert_eq!(assign([joined(1, 1, &["gpu"]), wants(1, &["gpu"])], attached(&[1])), []);
+}
+
+#[test]
+fn a_negative_tag_of_a_worker_forbids_what_it_names() {
+    for refusal in ["-golang", "!GoLang"] {
+        let choosy = joined(1, 1, &["golang", refusal]);
+        assert_eq!(assign([choosy, wants(1, &[])], attached(&[1])), []);
+    }
+}
+
+#[test]
+fn a_pinned_run_goes_to_that_worker_alone() {
+    let workers = || [joined(1, 9, &["golang"]), joined(2, 1, &["golang"])].concat();
+    assert_eq!(assign([workers(), pinned(1, "w2")], attached(&[1, 2])), [(1, 2)]);
+    let id = worker(2).to_string();
+    assert_eq!(assign([workers(), pinned(1, &id)], attached(&[1, 2])), [(1, 2)]);
+    assert_eq!(assign([workers(), pinned(1, "w2")], attached(&[1])), []);
+}
+
+#[test]
+fn workers_that_are_not_there_get_nothing() {
+    let given = || [joined(1, 1, &["golang"]), wants(1, &[])];
+    assert_eq!(assign(given(), attached(&[1])), [(1, 1)]);
+    assert_eq!(assign(given(), Connected::default()), []);
+    assert_eq!(assign(given(), present(&[(1, Presence::Draining)])), []);
+    assert_eq!(assign(given(), present(&[(1, Presence::Polled)])), []);
+    for change in [WorkerChange::Suspended, WorkerChange::Lost, WorkerChange::Deregistered] {
+        assert_eq!(assign(given().into_iter().chain([vec![fact(1, change)]]), attached(&[1])), []);
+    }
+    let back = vec![fact(1, WorkerChange::Lost), fact(1, WorkerChange::Returned)];
+    assert_eq!(assign(given().into_iter().chain([back]), attached(&[1])), [(1, 1)]);
+}
+
+#[test]
+fn the_oldest_runs_fill_the_free_slots_and_spread() {
+    let workers = [joined(1, 2, &["golang"]), joined(2, 1, &["golang"])].concat();
+    let runs = (1..=5).rev().flat_map(|n| wants(n, &[])).collect();
+    assert_eq!(assign([workers, runs], attached(&[1, 2])), [(1, 1), (2, 1), (3, 2)]);
+}
+
+#[test]
+fn a_line_that_cannot_move_does_not_hold_up_the_others() {
+    let runs = [wants(1, &["gpu"]), wants(2, &[])].concat();
+    assert_eq!(assign([joined(1, 1, &["golang"]), runs], attached(&[1])), [(2, 1)]);
+}
+
+#[test]
+fn a_run_that_comes_back_keeps_its_place() {
+    let given = [
+        joined(1, 1, &["golang"]),
+        own([submitted(1), assigned(1, 1, 1), requeued(1, 1, ""), submitted(2)]),
+    ];
+    assert_eq!(assign(given, attached(&[1])), [(1, 1)]);
+}
+
+#[test]
+fn another_worker_is_preferred_to_the_last_one_even_if_it_is_busy() {
+    let back = own([submitted(1), assigned(1, 1, 1), requeued(1, 1, "")]);
+    let both = || [joined(1, 5, &["golang"]), joined(2, 1, &["golang"]), back.clone()];
+    assert_eq!(assign(both(), attached(&[1, 2])), [(1, 2)]);
+    let busy = own([submitted(2), assigned(2, 1, 2)]);
+    assert_eq!(assign(both().into_iter().chain([busy]), attached(&[1, 2])), []);
+    assert_eq!(assign(both(), attached(&[1])), [(1, 1)]);
+}
+
+#[test]
+fn the_primary_takes_only_what_no_other_worker_can() {
+    let both = || [primary(1, 9, &["golang"]), joined(2, 1, &["golang"])].concat();
+    assert_eq!(assign([both(), wants(1, &[])], attached(&[1, 2])), [(1, 2)]);
+    let busy = || own([submitted(7), assigned(7, 1, 2)]);
+    assert_eq!(assign([both(), busy(), wants(8, &[])], attached(&[1, 2])), []);
+    // One that asked a moment ago is still there.
+    let polled = present(&[(1, Presence::Pushed), (2, Presence::Polled)]);
+    assert_eq!(assign([both(), wants(1, &[])], polled), []);
+    assert_eq!(assign([both(), wants(1, &[])], attached(&[1])), [(1, 1)]);
+    let suspended = vec![fact(2, WorkerChange::Suspended)];
+    assert_eq!(assign([both(), suspended, wants(1, &[])], attached(&[1, 2])), [(1, 1)]);
+}
+
+#[test]
+fn one_that_polls_gets_one_run_and_none_while_one_may_be_on_its_way() {
+    let polls = |free| present(&[(1, Presence::Polls { free })]);
+    let runs = || [wants(1, &[]), wants(2, &[])].concat();
+    assert_eq!(assign([joined(1, 0, &["golang"]), runs()], polls(2)), [(1, 1)]);
+    assert_eq!(assign([joined(1, 0, &["golang"]), runs()], polls(0)), []);
+    let sent = own([submitted(1), assigned(1, 1, 1), submitted(2)]);
+    assert_eq!(assign([joined(1, 0, &["golang"]), sent], polls(1)), []);
+}
+
+fn why(given: impl IntoIterator<Item = Vec<Fact>>, connected: Connected) -> Placement {
+    let given: Vec<_> = given.into_iter().flatten().collect();
+    explain(&State::replay(&given), run(1), &connected).unwrap()
+}
+
+#[test]
+fn a_run_that_can_never_be_placed_says_what_is_missing() {
+    let nobody = Connected::default;
+    let none = why([wants(1, &["gpu"])], nobody());
+    assert_eq!(none.summary, "no worker is registered; the run waits until one joins");
+    let workers = || [joined(1, 1, &["golang"]), joined(2, 1, &["golang", "-gpu"])].concat();
+    let gpu = why([workers(), wants(1, &["gpu"])], nobody());
+    assert_eq!(
+        gpu.summary,
+        "no registered worker has tag `gpu` (1 worker lacks it, 1 worker refuses it); the run waits until one joins"
+    );
+    assert_eq!(gpu.missing, [Missing { tag: "gpu".into(), workers: 2 }]);
+    let split = [joined(1, 1, &["golang"]), joined(2, 1, &["gpu"])].concat();
+    assert_eq!(
+        why([split, wants(1, &["gpu"])], nobody()).summary,
+        "no registered worker has all of tags `golang`, `gpu`; the run waits until one joins"
+    );
+    assert_eq!(
+        why([workers(), pinned(1, "w9")], nobody()).summary,
+        "the run is pinned to worker `w9`, which is not registered"
+    );
+    let bare = joined(3, 1, &[]);
+    assert_eq!(
+        why([bare, pinned(1, "w3")], nobody()).summary,
+        "the run is pinned to worker `w3`, which lacks tag `golang`"
+    );
+}
+
+#[test]
+fn a_run_that_waits_for_its_turn_says_what_the_matching_workers_do() {
+    let workers = (1..=4).flat_map(|n| joined(n, 1, &["golang"])).collect();
+    let changes = vec![fact(2, WorkerChange::Suspended), fact(3, WorkerChange::Lost)];
+    let first = own([submitted_with(1, 1, spec())]);
+    let older = own([submitted_with(0, 1, spec()), submitted(9), assigned(9, 1, 1)]);
+    let waits = why([workers, changes, first, older], attached(&[1, 2]));
+    assert_eq!(
+        waits.summary,
+        "4 workers match: 1 is busy, 1 is suspended, 2 are not connected; 1 run before it"
+    );
+    assert_eq!((waits.workers, waits.matching, waits.full), (4, 4, 1));
+    assert_eq!((waits.suspended, waits.not_connected, waits.queue_position), (1, 2, 1));
+}
+
+#[test]
+fn a_run_that_does_not_wait_says_where_it_is() {
+    let held = || [joined(1, 1, &["golang"]), own([submitted(1), assigned(1, 1, 1)])];
+    let text = |given: Vec<Vec<Fact>>| why(given, attached(&[1])).summary;
+    assert_eq!(text(held().into()), "the run is assigned on worker `w1`");
+    let over = held().into_iter().chain([own([cancelled(1, "")])]).collect();
+    assert_eq!(text(over), "the run has ended: cancelled");
+}
