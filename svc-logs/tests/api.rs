@@ -1,6 +1,8 @@
 //! The service as its clients see it, over its own event log and folder.
 
-use std::{sync::Arc, time::Duration};
+#![expect(clippy::unwrap_used, reason = "a test stops where something is wrong")]
+
+use std::time::Duration;
 
 use eventlog::{Clock, Expected, Log, NewEvent};
 use futures::{StreamExt, stream};
@@ -278,7 +280,7 @@ async fn only_services_of_the_house_are_let_in() {
 
 /// What outlives the service.
 struct House {
-    folder: Arc<tempfile::TempDir>,
+    folder: tempfile::TempDir,
     log: Log,
 }
 
@@ -290,7 +292,7 @@ struct Life {
 
 impl House {
     fn new() -> Self {
-        Self { folder: Arc::new(tempfile::tempdir().unwrap()), log: Log::in_memory(clock()) }
+        Self { folder: tempfile::tempdir().unwrap(), log: Log::in_memory(clock()) }
     }
 
     async fn start(&self) -> Life {

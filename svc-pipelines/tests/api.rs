@@ -1,5 +1,7 @@
 //! The service as its clients see it, over its own log, beside a scheduler that is played by the test.
 
+#![expect(clippy::unwrap_used, reason = "a test stops where something is wrong")]
+
 use std::{collections::HashSet, time::Duration};
 
 use eventlog::{Clock, Expected, Log, NewEvent, Recorded};

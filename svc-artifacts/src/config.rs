@@ -1,0 +1,22 @@
+//! What can be set.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+/// `[svc-artifacts]` in the configuration file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The folder of the blobs: `<data>/sha256/<aa>/<hex>`. Made if it is missing; for this service
+    /// alone.
+    pub data: PathBuf,
+    /// Largest blob, in bytes.
+    pub max_artifact_bytes: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { data: "artifacts".into(), max_artifact_bytes: 4 << 30 }
+    }
+}
