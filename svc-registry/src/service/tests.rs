@@ -1,6 +1,6 @@
 //! The service as its clients see it, on a log in memory and a paused clock.
 
-use std::time::Duration;
+use std::{task::Poll, time::Duration};
 
 use eventlog::{Clock, Log, Recorded};
 use futures::StreamExt as _;
@@ -33,13 +33,17 @@ impl Machine {
     }
 
     async fn start(&self) -> (Client, JoinHandle<Result<(), RunError>>) {
+        self.start_with(Config::default()).await
+    }
+
+    async fn start_with(&self, config: Config) -> (Client, JoinHandle<Result<(), RunError>>) {
         let deps = Deps {
             log: self.log.clone(),
             clock: self.clock.clone(),
             master_key: MasterKey::open_or_create(&self.dir.path().join("master.key")).unwrap(),
             authority: Authority::open_or_create(&self.dir.path().join("ca")).unwrap(),
         };
-        let service = start(deps, Config::default()).await.unwrap();
+        let service = start(deps, config).await.unwrap();
         let channel = Channel::local(service.router, Peer::Service("gateway".into()));
         (RegistryClient::new(channel), service.task)
     }
@@ -264,22 +268,36 @@ async fn a_worker_that_comes_back_in_time_was_never_lost() {
 #[tokio::test(start_paused = true)]
 async fn a_loss_that_crosses_with_a_return_never_wins() {
     let machine = Machine::new();
-    let (mut client, _task) = machine.start().await;
+    // Whoever goes away is lost at once.
+    let (mut client, _task) = machine.start_with(Config { grace_ms: 0, ..Config::default() }).await;
     let id = register(&mut client).await;
-    for round in 0..50 {
-        let (_, stream) = attach(&mut client, &id).await;
-        drop(stream);
-        tokio::task::yield_now().await;
-        tokio::time::sleep_until(Instant::now() + GRACE).await;
-        for _ in 0..round % 7 {
-            tokio::task::yield_now().await;
+    for steps in 0..60 {
+        let (_, first) = attach(&mut client, &id).await;
+        let returning = tokio::spawn({
+            let (mut client, id) = (client.clone(), id.clone());
+            async move { attach(&mut client, &id).await }
+        });
+        for _ in 0..steps {
+            one_step().await;
         }
-        let (_, stream) = attach(&mut client, &id).await;
-        advance(2 * GRACE).await;
+        drop(first);
+        let (_, _second) = returning.await.unwrap();
         let [worker] = &list(&mut client).await[..] else { panic!("one worker") };
-        assert_eq!((worker.state(), worker.connected), (WorkerState::Active, true));
-        drop(stream);
+        assert_eq!((worker.state(), worker.connected), (WorkerState::Active, true), "{steps}");
     }
+}
+
+/// Lets the other tasks that are ready do one step each; `yield_now` lets them do all they can.
+async fn one_step() {
+    let mut waited = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
