@@ -1,1 +1,25 @@
-//! Users, logins and the vault.
+//! Users, their sessions, and the vault.
+//!
+//! In reading order: [`domain`] decides, `codec` stores, `limits` says what may come in, `passwords`,
+//! `sessions` and `throttle` guard the door, `service` starts it all, `api` serves it.
+//!
+//! Invariants:
+//! - No password and no secret is stored or shown in clear: passwords are hashed, secrets sealed.
+//! - Who fails to log in is not told why.
+//! - A session ends when it expires, and when its user changes the password.
+
+mod api;
+mod codec;
+mod config;
+pub mod domain;
+mod limits;
+mod passwords;
+mod service;
+mod sessions;
+mod throttle;
+
+pub use codec::decode;
+pub use config::Config;
+pub use domain::State;
+pub use passwords::PasswordError;
+pub use service::{Deps, RunError, Service, StartError, start};

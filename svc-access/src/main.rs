@@ -1,3 +1,3 @@
-//! Users, logins and the vault.
+//! svc-access as a process of its own.
 
 fn main() {}

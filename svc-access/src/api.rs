@@ -1,0 +1,213 @@
+//! gRPC in: parses, stamps the time, hashes and seals, asks, and answers.
+
+use eventlog::{Clock, Origin, Stopped};
+use identity::MasterKey;
+use proto::{
+    access::v1::{self as wire, access_server::Access},
+    common::v1::Caller,
+};
+use secrecy::{ExposeSecret as _, SecretString};
+use tonic::{Request, Response, Status, async_trait};
+
+use crate::{
+    domain::{Command, Rejection, Secret, User},
+    limits,
+    passwords::{self, Passwords},
+    service::Owner,
+    sessions::Sessions,
+    throttle::Throttle,
+};
+
+pub(crate) struct Api {
+    pub(crate) owner: Owner,
+    pub(crate) passwords: Passwords,
+    pub(crate) sessions: Sessions,
+    pub(crate) throttle: Throttle,
+    pub(crate) master_key: MasterKey,
+    pub(crate) clock: Clock,
+}
+
+/// Values of secrets in one answer, in bytes together; less than what clients take.
+const MAX_RESOLVED: usize = 3 << 20;
+
+impl Api {
+    async fn ask(&self, command: Command, caller: Option<Caller>) -> Result<(), Status> {
+        self.owner.ask(command, Origin::from(caller)).await.map_err(stopped)??;
+        Ok(())
+    }
+
+    async fn user(&self, username: &str) -> Result<Option<User>, Status> {
+        let username = username.to_string();
+        self.owner.read(move |state| state.user(&username).cloned()).await.map_err(stopped)
+    }
+
+    /// The user whose password it is.
+    async fn prove(&self, username: &str, password: SecretString) -> Result<User, Status> {
+        let user = self.user(username).await?;
+        // All names that cannot exist share one entry.
+        let throttled = if username.len() <= 64 { username } else { "" };
+        if let Some(wait) = self.throttle.wait(throttled) {
+            return Err(Status::resource_exhausted(format!(
+                "too many failed logins; try again in {} s",
+                wait.as_secs() + 1
+            )));
+        }
+        let hash = user.as_ref().map(|user| user.password_hash.clone());
+        if !self.passwords.verify(password, hash).await {
+            self.throttle.failed(throttled);
+            return Err(Rejection::WrongPassword.into());
+        }
+        self.throttle.succeeded(throttled);
+        user.ok_or_else(|| Rejection::WrongPassword.into())
+    }
+
+    fn open(&self, key: &str, secret: &Secret) -> Result<String, Status> {
+        self.master_key
+            .open(&context(key), &secret.sealed)
+            .ok()
+            .and_then(|value| String::from_utf8(value).ok())
+            .ok_or_else(|| {
+                Status::internal(format!(
+                    "secret `{key}` cannot be decrypted; restore the master key, or put the secret again"
+                ))
+            })
+    }
+}
+
+#[async_trait]
+impl Access for Api {
+    async fn login(
+        &self,
+        request: Request<wire::LoginRequest>,
+    ) -> Result<Response<wire::Session>, Status> {
+        let wire::LoginRequest { username, password } = request.into_inner();
+        let user = self.prove(&username, password.into()).await?;
+        let issued = self.sessions.issue(&username, user.generation, self.clock.now());
+        Ok(Response::new(wire::Session {
+            username,
+            display_name: user.display_name,
+            token: issued.token,
+            expires_at: issued.expires_at.0,
+        }))
+    }
+
+    async fn authenticate(
+        &self,
+        request: Request<wire::AuthenticateRequest>,
+    ) -> Result<Response<wire::Session>, Status> {
+        let token = request.into_inner().token;
+        let over = || Status::unauthenticated("the session is invalid or over; log in again");
+        let claims = self.sessions.claims(&token, self.clock.now()).ok_or_else(over)?;
+        let user = self.user(&claims.username).await?.ok_or_else(over)?;
+        if user.generation != claims.generation() {
+            return Err(over());
+        }
+        let expires_at = claims.expires_at().0;
+        let (username, display_name) = (claims.username, user.display_name);
+        Ok(Response::new(wire::Session { username, display_name, token, expires_at }))
+    }
+
+    async fn change_password(
+        &self,
+        request: Request<wire::ChangePasswordRequest>,
+    ) -> Result<Response<wire::ChangePasswordResponse>, Status> {
+        let wire::ChangePasswordRequest { username, old_password, new_password, caller } =
+            request.into_inner();
+        let new_password = SecretString::from(new_password);
+        let user = self.prove(&username, old_password.into()).await?;
+        passwords::check(new_password.expose_secret())
+            .map_err(|error| Status::invalid_argument(format!("`new_password` {error}")))?;
+        let password_hash = self.passwords.hash(new_password).await;
+        let (proved, at) = (user.generation, self.clock.now());
+        let command = Command::ChangePassword { username, proved, password_hash, at };
+        self.ask(command, caller).await?;
+        Ok(Response::new(wire::ChangePasswordResponse {}))
+    }
+
+    async fn put_secret(
+        &self,
+        request: Request<wire::PutSecretRequest>,
+    ) -> Result<Response<wire::Secret>, Status> {
+        let wire::PutSecretRequest { key, value, caller } = request.into_inner();
+        let value = SecretString::from(value);
+        let key = limits::key(&key)?;
+        limits::value(value.expose_secret())?;
+        let sealed = self.master_key.seal(&context(&key), value.expose_secret().as_bytes());
+        let at = self.clock.now();
+        self.ask(Command::PutSecret { key: key.clone(), sealed, at }, caller).await?;
+        Ok(Response::new(wire::Secret { key, value: String::new(), updated_at: at.0 }))
+    }
+
+    async fn remove_secret(
+        &self,
+        request: Request<wire::RemoveSecretRequest>,
+    ) -> Result<Response<wire::RemoveSecretResponse>, Status> {
+        let wire::RemoveSecretRequest { key, caller } = request.into_inner();
+        let key = limits::key(&key)?;
+        self.ask(Command::RemoveSecret { key, at: self.clock.now() }, caller).await?;
+        Ok(Response::new(wire::RemoveSecretResponse {}))
+    }
+
+    async fn list_secrets(
+        &self,
+        _: Request<wire::ListSecretsRequest>,
+    ) -> Result<Response<wire::ListSecretsResponse>, Status> {
+        let secrets = self.owner.read(|state| {
+            let shown = |(key, secret): (&str, &Secret)| shown(key, String::new(), secret);
+            state.secrets().map(shown).collect()
+        });
+        let secrets = secrets.await.map_err(stopped)?;
+        Ok(Response::new(wire::ListSecretsResponse { secrets }))
+    }
+
+    async fn resolve_secrets(
+        &self,
+        request: Request<wire::ResolveSecretsRequest>,
+    ) -> Result<Response<wire::ResolveSecretsResponse>, Status> {
+        let keys = request.into_inner().keys;
+        limits::keys(&keys)?;
+        let found = self.owner.read(move |state| {
+            let find = |key: String| match state.secret(&key) {
+                Some(secret) => Ok((key, secret.clone())),
+                None => Err(key),
+            };
+            keys.into_iter().map(find).collect::<Result<Vec<_>, _>>()
+        });
+        let found = found.await.map_err(stopped)?.map_err(|key| {
+            let key = key.escape_debug();
+            Status::not_found(format!("the vault has no secret `{key}`; add it in the vault"))
+        })?;
+        let size: usize = found.iter().map(|(_, secret)| secret.sealed.len()).sum();
+        if size > MAX_RESOLVED {
+            return Err(Status::resource_exhausted(format!(
+                "these secrets have {size} bytes together; ask for at most {MAX_RESOLVED} at once"
+            )));
+        }
+        let secrets = found
+            .iter()
+            .map(|(key, secret)| Ok(shown(key, self.open(key, secret)?, secret)))
+            .collect::<Result<_, Status>>()?;
+        Ok(Response::new(wire::ResolveSecretsResponse { secrets }))
+    }
+}
+
+fn shown(key: &str, value: String, secret: &Secret) -> wire::Secret {
+    wire::Secret { key: key.into(), value, updated_at: secret.updated_at.0 }
+}
+
+/// What a sealed value is bound to.
+fn context(key: &str) -> String {
+    format!("secret/{key}")
+}
+
+fn stopped(error: Stopped) -> Status {
+    Status::unavailable(format!("svc-access: {error}; try again"))
+}
+
+impl From<Rejection> for Status {
+    fn from(rejection: Rejection) -> Self {
+        match rejection {
+            Rejection::WrongPassword => Self::unauthenticated(rejection.to_string()),
+        }
+    }
+}
