@@ -64,16 +64,19 @@ impl From<Status> for ApiError {
             Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
             Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
             Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+            Code::Internal | Code::DataLoss => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
         if !status.is_server_error() {
             return Self::new(status, refusal.message());
         }
         tracing::warn!(code = ?refusal.code(), message = refusal.message(), "a service failed");
-        let message = format!(
-            "a service behind the gateway does not answer ({}): try again",
-            refusal.message()
-        );
+        let message = refusal.message();
+        let message = if status == StatusCode::INTERNAL_SERVER_ERROR {
+            format!("a service behind the gateway failed: {message}; its log says more")
+        } else {
+            format!("a service behind the gateway does not answer ({message}): try again")
+        };
         Self::new(status, message)
     }
 }

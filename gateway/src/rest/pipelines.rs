@@ -1,5 +1,7 @@
 //! Pipelines: creating, building and starting them.
 
+use std::time::Duration;
+
 use axum::{Json, extract::State, http::StatusCode};
 use ids::{PipelineId, RunId};
 use proto::{
@@ -132,7 +134,22 @@ pub(super) async fn create(
 ) -> Result<Json<PipelineJson>, ApiError> {
     let creation: Creation = payload.json()?;
     let request = creation.request(user.caller)?;
-    Ok(Json(gate.pipelines().create_pipeline(request).await?.into_inner().into()))
+    let pipeline = gate.pipelines().create_pipeline(request).await?.into_inner();
+    wait_for_build(&gate, &pipeline).await;
+    Ok(Json(pipeline.into()))
+}
+
+/// The build becomes a run a moment after its pipeline is durable. Who is answered with its id should
+/// find it; if the scheduler is away, the answer does not wait for it.
+async fn wait_for_build(gate: &Gate, pipeline: &Pipeline) {
+    const PAUSE: Duration = Duration::from_millis(10);
+    let Ok(run) = pipeline.build_run_id.parse() else { return };
+    for _ in 0..100 {
+        match gate.run(run).await {
+            Err(refusal) if refusal.code() == Code::NotFound => tokio::time::sleep(PAUSE).await,
+            _ => return,
+        }
+    }
 }
 
 async fn all(gate: &Gate) -> Result<Vec<Pipeline>, ApiError> {
@@ -241,7 +258,9 @@ pub(super) async fn pull(
     user: User,
     params: Params,
 ) -> Result<Json<PipelineJson>, ApiError> {
-    Ok(Json(gate.pipelines().build_pipeline(change(user, &params)?).await?.into_inner().into()))
+    let pipeline = gate.pipelines().build_pipeline(change(user, &params)?).await?.into_inner();
+    wait_for_build(&gate, &pipeline).await;
+    Ok(Json(pipeline.into()))
 }
 
 /// Gaia's list of arguments, or all that can be said of a start.
