@@ -68,7 +68,10 @@ mod tests {
         let event = Event::ArtifactStored { digest, size: 300, at: Timestamp(1_000) };
         let encoded = encode(&event);
         let hex: String = encoded.data.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!((encoded.version, hex.as_str()), (1, "0a20090909090909090909090909090909090909090909090909090909090909090910ac0218e807"));
+        assert_eq!(
+            (encoded.version, hex.as_str()),
+            (1, "0a20090909090909090909090909090909090909090909090909090909090909090910ac0218e807")
+        );
         assert_eq!(stream(&event), format!("artifact-{}", "09".repeat(32)));
         let back = decode(&recorded(&stream(&event), encoded.event_type, encoded.data)).unwrap();
         assert_eq!(back, Some(event));
