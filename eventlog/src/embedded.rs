@@ -41,6 +41,7 @@ use crate::{
     log::{AppendError, Appended, Engine, LogError},
 };
 use index::Index;
+use recover::Recovered;
 use writer::{Request, Writer};
 
 /// Why a folder does not open as a log. Nothing in it was changed.
@@ -125,6 +126,16 @@ impl Embedded {
         fs::create_dir_all(dir).map_err(|source| OpenError::io("create", dir, source))?;
         let lock = lock(dir)?;
         let recovered = recover::recover(dir)?;
+        Self::start(dir, lock, recovered, clock, options)
+    }
+
+    fn start(
+        dir: &Path,
+        lock: File,
+        recovered: Recovered,
+        clock: Clock,
+        options: Options,
+    ) -> Result<Self, OpenError> {
         let next_position = recovered.index.next_position();
         let (publish, durable) = watch::channel(next_position);
         let (requests, inbox) = mpsc::channel();

@@ -1,10 +1,15 @@
 //! Walks through a whole log and proves that nothing in it was changed.
 
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
 use ids::Digest;
 
-use super::{OpenError, format::Chain, recover::damage, segment::Segment};
+use super::{
+    OpenError,
+    format::{Chain, Record, SEGMENT_HEADER},
+    recover::damage,
+    segment::Segment,
+};
 
 /// What was found in a sound log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,13 +28,13 @@ pub struct Summary {
 /// written after the call began may be counted or not.
 pub fn verify(dir: &Path) -> Result<Summary, OpenError> {
     let paths = Segment::list(dir)?;
-    let mut walk = Walk { chain: Chain::START, events: 0, bytes: 0 };
+    let mut walk = Walk { chain: Chain::START, events: 0, bytes: 0, streams: HashMap::new() };
     let mut unfinished = 0;
     for (at, path) in paths.iter().enumerate() {
         let segment = Segment::open(path.clone(), false)?;
         unfinished = walk.segment(&segment)?;
         if unfinished > 0 && at + 1 < paths.len() {
-            let end = walk.bytes;
+            let end = segment.file.metadata().map_or(0, |metadata| metadata.len());
             let why = "it ends in the middle of a record, though a later file exists";
             return Err(OpenError::damaged(path, end, why));
         }
@@ -47,6 +52,8 @@ struct Walk {
     chain: Chain,
     events: u64,
     bytes: u64,
+    /// How many events each stream has.
+    streams: HashMap<Box<str>, u64>,
 }
 
 impl Walk {
@@ -58,26 +65,47 @@ impl Walk {
             return damaged(16, format!("it does not go on after event {}", self.events));
         }
         let mut scanner = segment.scan().map_err(failed)?;
+        // Where the last whole batch ended.
+        let mut whole = (self.chain, self.events, scanner.offset());
         loop {
             let at = scanner.offset();
             let Some(record) = scanner.next().map_err(failed)? else { break };
-            if record.content.position != self.events {
-                let found = record.content.position;
-                return damaged(at, format!("event {found} stands where {} belongs", self.events));
-            }
-            if record.chain_after(self.chain) != record.chain {
-                let why = format!("event {} was changed after it was written", self.events);
+            if let Some(why) = self.flaw(&record) {
                 return damaged(at, why);
             }
             self.chain = record.chain;
             self.events += 1;
-            self.bytes += record.length as u64;
+            if record.content.left == 0 {
+                whole = (self.chain, self.events, at + record.length as u64);
+            }
         }
         let at = scanner.offset();
         let rest = scanner.rest().map_err(failed)?;
         if let Some(why) = damage(&rest, at, segment.header.salt) {
             return damaged(at, why);
         }
-        Ok(rest.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1))
+        let end = rest.iter().rposition(|byte| *byte != 0).map_or(at, |last| at + last as u64 + 1);
+        (self.chain, self.events, _) = whole;
+        self.bytes += whole.2 - SEGMENT_HEADER as u64;
+        Ok(end - whole.2)
+    }
+
+    fn flaw(&mut self, record: &Record<'_>) -> Option<String> {
+        let next = self.events;
+        let content = record.content;
+        let length = match self.streams.get_mut(content.stream) {
+            Some(length) => length,
+            None => self.streams.entry(content.stream.into()).or_default(),
+        };
+        if content.position != next || content.revision != *length {
+            let (position, revision) = (content.position, content.revision);
+            return Some(format!(
+                "event {position} (revision {revision} of `{}`) stands where event {next} belongs",
+                content.stream
+            ));
+        }
+        *length += 1;
+        (record.chain_after(self.chain) != record.chain)
+            .then(|| format!("event {next} was changed after it was written"))
     }
 }

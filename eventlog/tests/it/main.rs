@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod contract;
+mod crash;
+mod damage;
 mod files;
 
 use std::{future::Future, path::Path, time::Duration};
