@@ -4,6 +4,7 @@ mod connect;
 mod exchange;
 mod http2;
 mod remote;
+mod watched;
 
 use crate::{Protocol, local::Local};
 use axum::Router;

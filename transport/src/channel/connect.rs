@@ -3,7 +3,6 @@
 use crate::{InvalidServer, limits};
 use futures::{StreamExt, stream::FuturesUnordered};
 use http::uri::Authority;
-use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpStream, time::timeout};
@@ -101,12 +100,12 @@ struct Unreached {
 pub(super) async fn tls(
     target: &Target,
     config: &Arc<rustls::ClientConfig>,
-) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
+) -> io::Result<TlsStream<TcpStream>> {
     let stream = first(target.addresses().await?, |address| async move {
         timeout(limits::HANDSHAKE, TcpStream::connect(address)).await?
     });
     let stream = stream.await?;
     stream.set_nodelay(true)?;
     let connected = TlsConnector::from(config.clone()).connect(target.name.clone(), stream);
-    Ok(TokioIo::new(timeout(limits::HANDSHAKE, connected).await??))
+    timeout(limits::HANDSHAKE, connected).await?
 }

@@ -5,7 +5,6 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use std::{
     error::Error,
-    io,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -102,9 +101,6 @@ pub(crate) fn status(error: &(dyn Error + 'static)) -> Status {
         if let Some(status) = cause.downcast_ref::<Status>() {
             return Status::new(status.code(), status.message());
         }
-        if is_certificate_refused(cause) {
-            return Status::unauthenticated(format!("the server refused our certificate: {text}"));
-        }
         if let Some(error) = cause.downcast_ref::<h2::Error>() {
             return of_h2(error, text);
         }
@@ -115,14 +111,13 @@ pub(crate) fn status(error: &(dyn Error + 'static)) -> Status {
 /// Whether the server told that it did not handle the request.
 pub(crate) fn is_refusal(error: &(dyn Error + 'static)) -> bool {
     causes(error).any(|cause| {
-        is_certificate_refused(cause)
-            || cause.downcast_ref::<h2::Error>().is_some_and(|error| {
-                error.reason() == Some(h2::Reason::REFUSED_STREAM)
+        cause.downcast_ref::<h2::Error>().is_some_and(|error| {
+            error.reason() == Some(h2::Reason::REFUSED_STREAM)
                     // Streams beyond the last one that a stopping server promises to handle.
                     || error.is_go_away()
                         && error.is_remote()
                         && error.reason() == Some(h2::Reason::NO_ERROR)
-            })
+        })
     })
 }
 
@@ -136,12 +131,6 @@ fn of_h2(error: &h2::Error, text: String) -> Status {
         Some(h2::Reason::ENHANCE_YOUR_CALM) => Status::resource_exhausted(text),
         _ => Status::internal(text),
     }
-}
-
-fn is_certificate_refused(error: &(dyn Error + 'static)) -> bool {
-    let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-    let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    matches!(tls, Some(rustls::Error::AlertReceived(_)))
 }
 
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {

@@ -3,17 +3,21 @@
 use super::{
     connect::{self, Target},
     exchange::{Failure, Upload, is_refusal, status},
+    watched::{Refusal, Watched},
 };
 use crate::limits;
 use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::http2};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::sync::Arc;
 use tonic::Status;
 
 /// A connection; many calls share it.
-#[derive(Clone, Debug)]
-pub(super) struct Connection(http2::SendRequest<Upload>);
+#[derive(Clone)]
+pub(super) struct Connection {
+    http: http2::SendRequest<Upload>,
+    refusal: Refusal,
+}
 
 pub(super) async fn connect(
     target: &Target,
@@ -21,7 +25,9 @@ pub(super) async fn connect(
     window: u32,
 ) -> Result<Connection, Status> {
     let stream = connect::tls(target, tls).await.map_err(|error| status(&error))?;
-    let (sender, driver) = http2::Builder::new(TokioExecutor::new())
+    let refusal = Refusal::default();
+    let stream = TokioIo::new(Watched { stream, refusal: refusal.clone() });
+    let (http, driver) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .initial_stream_window_size(limits::STREAM_WINDOW)
         .initial_connection_window_size(window)
@@ -37,20 +43,24 @@ pub(super) async fn connect(
             tracing::debug!(%error, "HTTP/2 connection ended");
         }
     });
-    Ok(Connection(sender))
+    Ok(Connection { http, refusal })
 }
 
 impl Connection {
     pub(super) fn is_open(&self) -> bool {
-        !self.0.is_closed()
+        !self.http.is_closed()
     }
 
     pub(super) async fn send(
         mut self,
         request: Request<Upload>,
     ) -> Result<Response<Incoming>, Failure> {
-        self.0.try_send_request(request).await.map_err(|mut failed| {
+        self.http.try_send_request(request).await.map_err(|mut failed| {
             let why = status(failed.error());
+            // A handshake that the server did not finish handed it no request.
+            if let Some(refusal) = self.refusal.get() {
+                return Failure::Refused(refusal.clone());
+            }
             match failed.take_message() {
                 Some(request) => Failure::Unsent(Box::new(request), why),
                 None if is_refusal(failed.error()) => Failure::Refused(why),

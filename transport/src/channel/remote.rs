@@ -47,7 +47,7 @@ struct State {
     live: Option<Live>,
     /// Runs in a task of its own, so that impatient callers do not undo it.
     connecting: Option<Shared<BoxFuture<'static, Result<Live, Status>>>>,
-    /// HTTP/3 did not pass; until then HTTP/2 is used without asking.
+    /// HTTP/3 did not pass; until then it gets no head start, and then it is tried again.
     http3_again: Option<Instant>,
 }
 
@@ -114,14 +114,7 @@ impl Remote {
         let (parts, body) = request.into_parts();
         let (body, wanted) = Upload::new(body);
         let request = self.address(Request::from_parts(parts, body))?;
-        let exchange = self.exchange(request, used);
-        let response = match deadline {
-            Some(at) => match timeout_at(at, exchange).await {
-                Ok(response) => response?,
-                Err(_) => return Err(ChannelError::Lost(call::expired())),
-            },
-            None => exchange.await?,
-        };
+        let response = self.exchange(request, deadline, used).await?;
         let timer = Timer::new(deadline);
         Ok(response.map(|body| Body::new(Download { body, timer, _wanted: wanted })))
     }
@@ -140,13 +133,16 @@ impl Remote {
     async fn exchange(
         self: &Arc<Self>,
         mut request: Request<Upload>,
+        deadline: Option<Instant>,
         used: impl Fn(Protocol),
     ) -> Result<Response<Body>, ChannelError> {
         let mut again = true;
         loop {
-            let live = self.connection().await.map_err(ChannelError::NotSent)?;
+            let connected = until(deadline, self.connection()).await.ok_or_else(call::expired);
+            let live = connected.flatten().map_err(ChannelError::NotSent)?;
             used(live.protocol());
-            match live.send(request).await {
+            let sent = until(deadline, live.send(request)).await;
+            match sent.unwrap_or_else(|| Err(Failure::Lost(call::expired()))) {
                 Ok(response) => return Ok(response),
                 Err(Failure::Unsent(unsent, _)) if again => request = *unsent,
                 Err(Failure::Unsent(_, why) | Failure::Refused(why)) => {
@@ -259,6 +255,14 @@ impl Remote {
                 other.await.map_err(|second| both(&second, &first))
             }
         }
+    }
+}
+
+/// `None` if the deadline, if any, has passed first.
+async fn until<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
+    match deadline {
+        Some(at) => timeout_at(at, future).await.ok(),
+        None => Some(future.await),
     }
 }
 

@@ -4,11 +4,18 @@ use crate::limits;
 use hmac::{Hmac, KeyInit, Mac};
 use identity::{Credentials, Peer};
 use quinn::{
-    AsyncTimer, AsyncUdpSocket, Endpoint, EndpointConfig, Runtime, ServerConfig, TokioRuntime,
+    AsyncTimer, AsyncUdpSocket, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig,
+    Runtime, ServerConfig, TokioRuntime,
     crypto::{CryptoError, HmacKey, rustls::QuicServerConfig},
 };
 use sha2::Sha256;
-use std::{io, net::UdpSocket, pin::Pin, sync::Arc, time::Instant};
+use std::{
+    io,
+    net::UdpSocket,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio_util::task::TaskTracker;
 
 pub(super) fn start(
@@ -27,8 +34,29 @@ pub(super) fn start(
             limits::connection_window(&anonymous),
         ))
         .migration(true);
-    let config = EndpointConfig::new(Arc::new(ResetKey::new(credentials)));
+    let mut config = EndpointConfig::new(Arc::new(ResetKey::new(credentials)));
+    config.cid_generator(|| Box::new(RandomIds));
     Endpoint::new(config, Some(server), socket, Arc::new(Tracked(drivers)))
+}
+
+/// Names connections at random. quinn's own generator marks them as made by this process, and
+/// answers no others; but those of the process before it must get their reset.
+struct RandomIds;
+
+const ID: usize = 8;
+
+impl ConnectionIdGenerator for RandomIds {
+    fn generate_cid(&mut self) -> ConnectionId {
+        ConnectionId::new(&identity::random::<ID>())
+    }
+
+    fn cid_len(&self) -> usize {
+        ID
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// Signs stateless resets. Derived from the certificate's key, so that a server that was killed and

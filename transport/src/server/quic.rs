@@ -39,13 +39,22 @@ pub(super) async fn serve(endpoint: Endpoint, shared: Shared) {
             }
         });
     }
-    endpoint.set_server_config(None);
     connections.close();
-    connections.wait().await;
+    tokio::select! {
+        () = connections.wait() => {}
+        () = refuse_all(&endpoint) => {}
+    }
     endpoint.close(http3::NO_ERROR, b"the server stops");
     // Until the peers have heard of it.
     if tokio::time::timeout(limits::GRACE, endpoint.wait_idle()).await.is_err() {
         tracing::debug!("some peers did not answer the close");
+    }
+}
+
+/// Told at once, a client need not wait for its timeout.
+async fn refuse_all(endpoint: &Endpoint) {
+    while let Some(incoming) = endpoint.accept().await {
+        incoming.refuse();
     }
 }
 

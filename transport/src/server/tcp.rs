@@ -12,14 +12,19 @@ use hyper_util::{
 use identity::Peer;
 use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use tokio::{
+    io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
     sync::Semaphore,
+    time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::task::TaskTracker;
 
 /// Pause after an accept that failed for want of descriptors, so that the loop does not spin.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a client that was refused may take to close.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Accepts until shutdown, then waits for the connections to end.
 pub(super) async fn serve(listener: TcpListener, tls: TlsAcceptor, shared: Shared) {
@@ -62,12 +67,27 @@ async fn handshake(
     tls: &TlsAcceptor,
 ) -> io::Result<(TlsStream<TcpStream>, Connection)> {
     stream.set_nodelay(true)?;
-    let stream = tokio::time::timeout(limits::HANDSHAKE, tls.accept(stream)).await??;
+    let accepting = tls.accept(stream).into_fallible();
+    let stream = match timeout(limits::HANDSHAKE, accepting).await? {
+        Ok(stream) => stream,
+        Err((error, stream)) => {
+            timeout(LINGER, linger(stream)).await.ok();
+            return Err(error);
+        }
+    };
     let chain = stream.get_ref().1.peer_certificates();
     // hyper tells HTTP/1.1 from HTTP/2 later; each request corrects it.
     let connection =
         super::connection(chain, address, Protocol::Http2).map_err(io::Error::other)?;
     Ok((stream, connection))
+}
+
+/// Lets the client read why it was refused. To close at once would reset the connection, since what
+/// it has sent by now is unread, and the reset would overtake the alert.
+async fn linger(mut stream: TcpStream) {
+    if stream.shutdown().await.is_ok() {
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.ok();
+    }
 }
 
 async fn converse(stream: TlsStream<TcpStream>, connection: Connection, shared: Shared) {
@@ -79,7 +99,7 @@ async fn converse(stream: TlsStream<TcpStream>, connection: Connection, shared: 
         result = &mut http => result,
         () = shutdown.cancelled() => {
             http.as_mut().graceful_shutdown();
-            tokio::time::timeout(limits::GRACE, http).await.unwrap_or(Ok(()))
+            timeout(limits::GRACE, http).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = result {

@@ -27,8 +27,16 @@ pub enum Way {
 
 /// The CA of all tests, since making keys takes a while.
 pub fn authority() -> &'static Authority {
+    &shared().1
+}
+
+pub fn authority_dir() -> &'static Path {
+    shared().0.path()
+}
+
+fn shared() -> &'static (TempDir, Authority) {
     static AUTHORITY: OnceLock<(TempDir, Authority)> = OnceLock::new();
-    &AUTHORITY.get_or_init(new_authority).1
+    AUTHORITY.get_or_init(new_authority)
 }
 
 pub fn new_authority() -> (TempDir, Authority) {
@@ -57,7 +65,10 @@ impl House {
     }
 
     pub async fn at(address: SocketAddr) -> Self {
-        let credentials = service("svc-test");
+        Self::with(address, service("svc-test")).await
+    }
+
+    pub async fn with(address: SocketAddr, credentials: Credentials) -> Self {
         let server = Server::bind(address, &credentials).await.unwrap();
         let address = server.local_addr();
         let seen = Arc::new(vehicle::Seen::default());

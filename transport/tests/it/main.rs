@@ -4,4 +4,7 @@
 
 mod calls;
 mod house;
+mod network;
+mod raw;
+mod tls;
 mod vehicle;

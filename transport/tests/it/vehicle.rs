@@ -15,8 +15,14 @@ use proto::{
         worker_server::{Worker, WorkerServer},
     },
 };
-use std::{pin::Pin, sync::Arc};
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex},
+};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataValue};
 use transport::Connection;
 
@@ -36,6 +42,10 @@ pub struct Seen {
     pub broken: watch::Sender<u64>,
     /** Bytes that uploads brought. */
     pub received: watch::Sender<u64>,
+    /** Lets the call "until told" go on. */
+    pub told: CancellationToken,
+    /** Where calls of `head` came from. */
+    pub addresses: Mutex<HashSet<SocketAddr>>,
 }
 
 impl Default for Seen {
@@ -47,6 +57,8 @@ impl Default for Seen {
             whole: counter(),
             broken: counter(),
             received: counter(),
+            told: CancellationToken::new(),
+            addresses: Mutex::default(),
         }
     }
 }
@@ -150,6 +162,10 @@ impl EventLog for Vehicle {
                 let _notice = self.0.begin();
                 tokio::time::sleep(DAY).await;
             }
+            "until told" => {
+                self.0.begun.send_modify(|count| *count += 1);
+                self.0.told.cancelled().await;
+            }
             "fail" => {
                 let mut status = Status::failed_precondition("not today – nöt");
                 status.metadata_mut().insert("reason", MetadataValue::from_static("tuesday"));
@@ -205,7 +221,9 @@ impl EventLog for Vehicle {
         Ok(Response::new(stream::empty().boxed()))
     }
 
-    async fn head(&self, _: Request<HeadRequest>) -> Result<Response<HeadResponse>, Status> {
+    async fn head(&self, request: Request<HeadRequest>) -> Result<Response<HeadResponse>, Status> {
+        let connection = request.extensions().get::<Connection>().unwrap();
+        self.0.addresses.lock().unwrap().insert(connection.address);
         Ok(Response::new(HeadResponse { next_position: 42 }))
     }
 }
