@@ -32,7 +32,7 @@ pub use process::Exit;
 /// What to start, and where.
 #[derive(Debug, Clone)]
 pub struct Launch {
-    /// An absolute path, or a name that the agent's own `PATH` finds.
+    /// An absolute path, or a name that the `PATH` of `env` finds.
     pub program: PathBuf,
     pub args: Vec<OsString>,
     pub cwd: PathBuf,

@@ -251,10 +251,10 @@ pub(super) async fn start_within(
     let mut stdout = Pump::new(stdout, Stream::Stdout, output.clone(), tail.clone());
     let stderr = Pump::new(stderr, Stream::Stderr, output, tail.clone());
     let closing = CancellationToken::new();
+    let close = closing.clone().drop_guard();
     let stderr = tokio::spawn(stderr.run(closing.clone()));
     let found = find_address(&process, &mut stdout, patience).await;
     let stdout = tokio::spawn(stdout.run(closing.clone()));
-    let close = closing.clone().drop_guard();
     let child = Child { process, pumps: vec![stdout, stderr], closing, _close: close };
     let connected = match found {
         Ok(address) => connection::connect(&address, tls)
