@@ -18,7 +18,11 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::{domain::Command, service::Owner, views::Contact};
+use crate::{
+    domain::{Command, Event},
+    service::Owner,
+    views::Contact,
+};
 
 /// A handle to the task; cheap to clone.
 #[derive(Clone)]
@@ -247,7 +251,9 @@ impl Task {
         for answer in future::join_all(losses).await {
             let lost = answer?.unwrap_or_default();
             for event in lost {
-                tracing::warn!(?event, "a worker is lost");
+                if let Event::WorkerLost { worker, .. } = event {
+                    tracing::warn!(%worker, "lost: it has not been connected for the grace time");
+                }
             }
         }
         Ok(())
