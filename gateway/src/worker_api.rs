@@ -227,8 +227,12 @@ impl Worker for WorkerApi {
         let held = self.gate.held_run(worker.id, wanted.id).await.map_err(transient)?;
         let pipeline = match self.gate.pipelines().get_pipeline(wanted.clone()).await {
             Ok(pipeline) => pipeline.into_inner(),
-            Err(refusal) if refusal.code() == Code::NotFound => return Err(unknown()),
-            Err(fault) => return Err(transient(fault)),
+            Err(refusal) => {
+                return Err(match self.refusal(worker.id, refusal).await {
+                    refusal if refusal.code() == Code::NotFound => unknown(),
+                    refusal => refusal,
+                });
+            }
         };
         if held.is_none() {
             return Err(self.refusal(worker.id, no_lease(id)).await);

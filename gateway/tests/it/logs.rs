@@ -1,0 +1,96 @@
+//! Logs as they are read: live, from a place, and through retries.
+
+use serde_json::json;
+
+use crate::{agent::job, client::Events, house::House};
+
+/// Text of the following `log` events until it has so many bytes; and the last event's id.
+async fn text(events: &mut Events, bytes: usize) -> (String, String) {
+    let (mut text, mut id) = (String::new(), String::new());
+    while text.len() < bytes {
+        let event = events.next().await.expect("more of the log");
+        text += &event.log();
+        id = event.id;
+    }
+    (text, id)
+}
+
+#[tokio::test]
+async fn a_log_is_followed_through_a_retry_and_taken_up_where_it_was_left() {
+    let house = House::start().await;
+    let mut agent = house.agent("ada").await;
+    let id = house.pipeline("Talk", &mut agent, vec![job(1, "go", &[], vec![])]).await;
+    let run = house.run(id, json!([])).await;
+    let run = run["uniqueid"].as_str().unwrap();
+    let order = agent.order().await;
+    agent.report(&order, "running").await;
+    let path = format!("run/{run}/log");
+    let mut events = house.follow(&path).await;
+    assert_eq!(events.expect("attempt").await.data, "1");
+    agent.log(&order, "?offset=0", "one\r\n\"two\"\n").await.expect(200);
+    let (first, place) = text(&mut events, 11).await;
+    assert_eq!((first.as_str(), place.as_str()), ("one\r\n\"two\"\n", "1:11"));
+    drop(events);
+
+    agent.log(&order, "?offset=11", "grün\n").await.expect(200);
+    let mut events = house.admin.follow(&path, Some(&place)).await;
+    assert_eq!(text(&mut events, 6).await.0, "grün\n");
+    agent.report(&order, "reschedule").await;
+    let again = agent.order().await;
+    agent.log(&again, "?offset=0", "once more\n").await.expect(200);
+    assert_eq!(events.expect("attempt").await.data, "2");
+    assert_eq!(text(&mut events, 10).await, ("once more\n".into(), "2:10".into()));
+    agent.report(&again, "success").await;
+    let end = events.expect("end").await;
+    assert_eq!(end.json(), json!({ "status": "success", "reason": "" }));
+    assert!(events.next().await.is_none());
+
+    let mut late = house.admin.follow(&format!("{path}?attempt=1"), None).await;
+    late.expect("attempt").await;
+    assert_eq!(text(&mut late, 17).await.0, "one\r\n\"two\"\ngrün\n");
+    assert_eq!(late.expect("attempt").await.data, "2");
+    text(&mut late, 10).await;
+    late.expect("end").await;
+}
+
+#[tokio::test]
+async fn a_run_that_never_began_has_an_empty_log_and_an_end() {
+    let house = House::start().await;
+    let mut agent = house.agent("ada").await;
+    let id = house.pipeline("Never", &mut agent, vec![job(1, "go", &[], vec![])]).await;
+    agent.disconnect();
+    let run = house.run(id, json!([])).await;
+    let run = run["uniqueid"].as_str().unwrap();
+    let mut events = house.follow(&format!("run/{run}/log?follow=1")).await;
+    let log = house.admin.get(&format!("run/{run}/log")).await.expect(200).json();
+    assert_eq!(log, json!({ "log": "", "finished": false, "attempt": 0 }));
+    let stopped = house.admin.post(&format!("run/{run}/stop"), json!({ "note": "no" })).await;
+    assert_eq!(stopped.expect(200).json()["uniqueid"], run);
+    let end = loop {
+        let event = events.next().await.expect("an end");
+        if event.name == "end" {
+            break event;
+        }
+    };
+    assert_eq!(end.json()["status"], "cancelled");
+    let raw = house.admin.get(&format!("run/{run}/log?raw")).await.expect(200);
+    assert_eq!(raw.text(), "");
+}
+
+#[tokio::test]
+async fn a_place_that_is_none_is_refused_by_name() {
+    let house = House::start().await;
+    let mut agent = house.agent("ada").await;
+    let id = house.pipeline("Once", &mut agent, vec![job(1, "go", &[], vec![])]).await;
+    house.run(id, json!([])).await;
+    let headers = [
+        ("authorization", String::new()),
+        ("accept", "text/event-stream".to_owned()),
+        ("last-event-id", "soon".to_owned()),
+    ];
+    let headers: Vec<_> =
+        headers[1..].iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let path = format!("/api/v1/pipelinerun/{id}/1/log");
+    let refused = house.admin.call(http::Method::GET, &path, &headers, "").await.expect(400);
+    assert!(refused.message().contains("`soon`"), "{}", refused.message());
+}

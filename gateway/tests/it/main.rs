@@ -1,0 +1,15 @@
+//! The gateway before real services over a log in memory: stories of agents, users and intruders.
+
+#![allow(clippy::unwrap_used, reason = "helpers outside of test functions are tests too")]
+
+mod agent;
+mod bulk;
+mod client;
+mod house;
+mod identity;
+mod intake;
+mod logs;
+mod network;
+mod pollers;
+mod runs;
+mod views;
