@@ -87,8 +87,12 @@ pub(super) async fn list(
     let limit = wanted.limit.unwrap_or(USUAL).min(MOST);
     let (prefix, exact) = prefix(&wanted.stream);
     let prefixes: Vec<&str> = prefix.iter().map(String::as_str).collect();
-    let events = gate.log().read_all(wanted.from, &prefixes);
-    let events = events.try_filter(|event| future::ready(is_wanted(event, exact.as_deref())));
+    let events = match exact {
+        // One stream is found without walking the whole log.
+        Some(stream) => gate.log().read_stream(stream, 0, usize::MAX),
+        None => gate.log().read_all(wanted.from, &prefixes),
+    };
+    let events = events.try_filter(|event| future::ready(event.position >= wanted.from));
     let events: Vec<EventJson> =
         events.take(limit).map_ok(EventJson::from).try_collect().await.map_err(unreadable)?;
     Ok(Json(events).into_response())

@@ -11,5 +11,6 @@ mod intake;
 mod logs;
 mod network;
 mod pollers;
+mod process;
 mod runs;
 mod views;

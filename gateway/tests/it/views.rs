@@ -86,6 +86,10 @@ async fn every_event_is_shown_with_who_caused_it() {
     let data = BASE64_STANDARD.decode(of_run[1]["data"].as_str().unwrap()).unwrap();
     assert_eq!(RunAssigned::decode(&data[..]).unwrap().worker_id, ada.id);
 
+    let from = of_run[1]["position"].as_u64().unwrap();
+    let later = house.admin.get(&format!("events?stream={stream}&from={from}&limit=1")).await;
+    assert_eq!(later.expect(200).json(), json!([of_run[1]]));
+
     let some = house.admin.get("events?from=3&limit=2&stream=run-*").await.expect(200).json();
     assert_eq!(some.as_array().unwrap().len(), 2);
     assert!(some[0]["position"].as_u64().unwrap() >= 3);
