@@ -172,7 +172,8 @@ impl RunSpec {
             }
         }
         let missing = declared.iter().find(|(_, argument)| {
-            argument.kind != "vault"
+            // A boolean that nobody set is false, as an unticked box is.
+            !matches!(argument.kind.as_str(), "vault" | "boolean")
                 && argument.default_value.is_empty()
                 && !given.contains(&argument.key)
         });
