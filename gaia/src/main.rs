@@ -1,3 +1,5 @@
-//! The one binary: server, agent, dev, demo and the client commands.
+//! The `gaia` program; everything is in the library.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    gaia::main()
+}

@@ -1,0 +1,254 @@
+//! What can be typed, and where it goes.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{
+    command::{
+        events::{self, EventsCommand},
+        login::{self, LoginArgs},
+        pipeline::{self, PipelineCommand},
+        run::{self, RunCommand},
+        secret::{self, SecretCommand},
+        worker::{self, WorkerCommand},
+    },
+    demo::{self, DemoArgs},
+    dev::{self, DevArgs},
+    output::Output,
+    profile::ServerArgs,
+    server::{self, ServerConfig},
+};
+
+/// Distributes pipeline runs to workers on any network, remembers everything, loses nothing
+#[derive(Parser, Debug)]
+#[command(name = "gaia", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    server: ServerArgs,
+    /// How answers are shown
+    #[arg(long, global = true, value_enum, default_value_t, env = "GAIA_OUTPUT")]
+    output: Output,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run a server: all services, the public port, and an embedded agent
+    Server(ServerConfig),
+    /// Run an agent: it joins a server and does its work
+    Agent(AgentArgs),
+    /// Run everything with temporary data, for trying things out
+    Dev(DevArgs),
+    /// Show the whole system at work: a server, two agents, eight runs, a crash, a replay
+    Demo(DemoArgs),
+    /// Log in, for the commands below
+    Login(LoginArgs),
+    /// Workers: list, suspend, resume, remove; the registration secret
+    #[command(subcommand)]
+    Worker(WorkerCommand),
+    /// Pipelines: create, list, build, run, remove
+    #[command(subcommand)]
+    Pipeline(PipelineCommand),
+    /// Runs: list, show, logs, cancel, watch, why
+    #[command(subcommand)]
+    Run(RunCommand),
+    /// Secrets of the vault: set, list, remove
+    #[command(subcommand)]
+    Secret(SecretCommand),
+    /// The event log as the server shows it
+    #[command(subcommand)]
+    Events(EventsCommand),
+    /// The event log's own files and its server
+    #[command(subcommand)]
+    Log(LogCommand),
+    /// Certificates for a deployment with separate processes
+    #[command(subcommand)]
+    Cert(CertCommand),
+}
+
+#[derive(Args, Clone, Debug)]
+struct AgentArgs {
+    /// Name of the worker [default: the server makes one]
+    #[arg(long, env = "GAIA_WORKER_NAME", default_value = "")]
+    name: String,
+    /// Secret to register with; needed once, `gaia worker secret` shows it
+    #[arg(long, env = "GAIA_WORKER_SECRET", hide_env_values = true)]
+    secret: Option<String>,
+    /// Tag to offer beside the detected languages, `-python` to deny one; may be repeated
+    #[arg(long = "tag", env = "GAIA_WORKER_TAGS", value_name = "TAG", value_delimiter = ',')]
+    tags: Vec<String>,
+    /// Runs that it takes at once [default: number of processors]
+    #[arg(long, env = "GAIA_WORKER", value_name = "N")]
+    slots: Option<u16>,
+    /// Folder for its identity, binaries and logs
+    #[arg(long, env = "GAIA_HOME_PATH", default_value = "gaia-agent", value_name = "DIR")]
+    home: PathBuf,
+    /// Protocols to reach the server by
+    #[arg(long, value_enum, default_value_t, env = "GAIA_PROTOCOLS")]
+    protocols: Protocols,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Protocols {
+    /// HTTP/3, and HTTP/2 where UDP does not pass
+    #[default]
+    Auto,
+    Http2,
+    Http3,
+}
+
+#[derive(Subcommand, Debug)]
+enum LogCommand {
+    /// Serve a log to separate services
+    Serve {
+        /// Address and port to listen on
+        #[arg(long, default_value = "127.0.0.1:8500", value_name = "ADDR:PORT")]
+        listen: std::net::SocketAddr,
+        /// Folder with the log
+        #[arg(long, value_name = "DIR")]
+        data: PathBuf,
+        /// Folder with cert.pem, key.pem and caCert.pem
+        #[arg(long, value_name = "DIR")]
+        identity: PathBuf,
+    },
+    /// Check every record and the hash chain of a log that no server uses
+    Verify {
+        /// Folder with the log
+        data: PathBuf,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+enum CertCommand {
+    /// Make the identity of a service; makes the CA too, if there is none
+    Service {
+        /// gateway, log, svc-registry, svc-scheduler, …
+        name: String,
+        /// Folder of the CA
+        #[arg(long, value_name = "DIR")]
+        ca: PathBuf,
+        /// Folder to write cert.pem, key.pem and caCert.pem to
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+        /// Further host name or address; may be repeated
+        #[arg(long = "hostname", value_name = "NAME")]
+        hostnames: Vec<String>,
+    },
+}
+
+/// Parses the command line, does what it says, and prints an error once.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    identity::install_crypto();
+    telemetry::init(default_filter(&cli.command));
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(dispatch(cli));
+    // Tasks that still wait for a peer must not keep the process.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What a command shows of its own works, where `GAIA_LOG` says nothing else.
+fn default_filter(command: &Command) -> &'static str {
+    match command {
+        Command::Server(_) | Command::Agent(_) | Command::Log(LogCommand::Serve { .. }) => {
+            "info,quinn=warn,h2=warn,hyper=warn,rustls=warn"
+        }
+        _ => "error",
+    }
+}
+
+/// The answer is the exit code.
+async fn dispatch(cli: Cli) -> Result<u8> {
+    let Cli { command, server, output } = cli;
+    let done = match command {
+        Command::Server(config) => server::run(config, host::shutdown()?).await,
+        Command::Agent(args) => run_agent(args, &server).await,
+        Command::Dev(args) => dev::run(args, host::shutdown()?).await,
+        Command::Demo(args) => return demo::run(args, &server, host::shutdown()?).await,
+        Command::Login(args) => login::login(args, &server).await,
+        Command::Worker(command) => worker::worker(command, &server.client()?, output).await,
+        Command::Pipeline(command) => {
+            return pipeline::pipeline(command, &server.client()?, output).await;
+        }
+        Command::Run(command) => return run::run(command, &server.client()?, output).await,
+        Command::Secret(command) => secret::secret(command, &server.client()?, output).await,
+        Command::Events(command) => events::events(command, &server.client()?, output).await,
+        Command::Log(command) => log(command, output).await,
+        Command::Cert(command) => cert(command),
+    };
+    done.map(|()| 0)
+}
+
+async fn run_agent(args: AgentArgs, server: &ServerArgs) -> Result<()> {
+    let address = server.server.clone().context("name the server: --server URL")?;
+    let config = agent::Config {
+        server: address,
+        name: args.name,
+        secret: args.secret.unwrap_or_default(),
+        tags: args.tags,
+        slots: args.slots.map_or(0, u32::from),
+        home: args.home,
+        ca_certificate: ca_certificate(server),
+        protocols: match args.protocols {
+            Protocols::Auto => agent::Protocols::PreferHttp3,
+            Protocols::Http2 => agent::Protocols::Http2,
+            Protocols::Http3 => agent::Protocols::Http3,
+        },
+        ..agent::Config::default()
+    };
+    let signals = host::signals()?;
+    Ok(agent::run_until(config, signals.shutdown, signals.abort).await?)
+}
+
+/// The agent reads the file itself, and only when it joins.
+fn ca_certificate(server: &ServerArgs) -> String {
+    server.ca_cert.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
+}
+
+async fn log(command: LogCommand, output: Output) -> Result<()> {
+    match command {
+        LogCommand::Serve { listen, data, identity } => {
+            let credentials = identity::Credentials::load(&identity)?;
+            let log = eventlog::Log::open(&data, eventlog::Clock::system())?;
+            let server = transport::Server::bind(listen, &credentials)
+                .await
+                .with_context(|| format!("listen on {listen}"))?;
+            println!("the log is ready at https://{}", server.local_addr());
+            let router = transport::services_only(eventlog::server::router(log));
+            server.serve(router, host::shutdown()?).await;
+            Ok(())
+        }
+        LogCommand::Verify { data } => {
+            let summary = eventlog::verify(&data)?;
+            let answer =
+                serde_json::json!({ "events": summary.events, "head": summary.head.to_string() });
+            output.show(&answer, |_| {
+                format!("{} events, every record and the chain hold.", summary.events)
+            })
+        }
+    }
+}
+
+fn cert(command: CertCommand) -> Result<()> {
+    let CertCommand::Service { name, ca, out, hostnames } = command;
+    server::issue_service(&ca, &name, &hostnames, &out)?;
+    eprintln!("The identity of {name} is in {}.", out.display());
+    Ok(())
+}

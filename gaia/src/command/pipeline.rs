@@ -1,0 +1,233 @@
+//! `gaia pipeline`: what can be run.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use http::Method;
+use serde_json::json;
+
+use super::{find_pipeline, run, segment};
+use crate::{
+    api::{Pipeline, Run},
+    client::Client,
+    output::{Output, table},
+};
+
+#[derive(Subcommand, Debug)]
+pub enum PipelineCommand {
+    /// Create a pipeline from a git repository and build it
+    Create(CreateArgs),
+    /// List the pipelines
+    Ls,
+    /// Build the newest commit
+    Build {
+        /// Name or id
+        pipeline: String,
+        /// Do not wait for the build
+        #[arg(long)]
+        no_watch: bool,
+    },
+    /// Start a run
+    Run(StartArgs),
+    /// Remove a pipeline; its runs stay in the history
+    Rm {
+        /// Name or id
+        pipeline: String,
+    },
+}
+
+#[derive(Args, Debug, Default)]
+pub struct CreateArgs {
+    /// 1 to 50 letters, digits, spaces, '-' or '_'
+    pub name: String,
+    /// URL of the git repository
+    pub url: String,
+    /// golang, java, python, cpp, ruby, nodejs or rust
+    #[arg(long = "type", value_name = "TYPE")]
+    pub kind: String,
+    /// Branch [default: the repository's own]
+    #[arg(long, default_value = "")]
+    pub branch: String,
+    /// Tag that a worker must have; may be repeated
+    #[arg(long = "tag", value_name = "TAG")]
+    pub tags: Vec<String>,
+    /// User for the repository
+    #[arg(long, default_value = "")]
+    pub git_user: String,
+    /// Password or token for the repository
+    #[arg(long, env = "GAIA_GIT_PASSWORD", hide_env_values = true, default_value = "")]
+    pub git_password: String,
+    /// File with the SSH key for the repository
+    #[arg(long, value_name = "FILE")]
+    pub git_key: Option<std::path::PathBuf>,
+    /// Do not wait for the build
+    #[arg(long)]
+    pub no_watch: bool,
+}
+
+#[derive(Args, Debug, Default)]
+pub struct StartArgs {
+    /// Name or id
+    pub pipeline: String,
+    /// Value of an argument; may be repeated
+    #[arg(long = "arg", value_name = "KEY=VALUE", value_parser = key_value)]
+    pub arguments: Vec<(String, String)>,
+    /// Tag that the worker must have for this run; may be repeated
+    #[arg(long = "tag", value_name = "TAG")]
+    pub tags: Vec<String>,
+    /// Name or id of the only worker that may take it
+    #[arg(long, value_name = "WORKER")]
+    pub worker: Option<String>,
+    /// Follow the run to its end; the exit code is 0 for success, 1 for failed, 3 for cancelled
+    #[arg(long, short)]
+    pub watch: bool,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE")?;
+    if key.is_empty() {
+        return Err("the key before `=` is empty".to_owned());
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// The answer is the exit code.
+pub async fn pipeline(command: PipelineCommand, client: &Client, output: Output) -> Result<u8> {
+    match command {
+        PipelineCommand::Create(args) => {
+            let no_watch = args.no_watch;
+            let pipeline = create(client, &args).await?;
+            watch_build(client, &pipeline, output, no_watch).await
+        }
+        PipelineCommand::Ls => {
+            let pipelines: Vec<Pipeline> = client.get("/api/v1/pipeline").await?;
+            output.show(&pipelines, |pipelines| list(pipelines))?;
+            Ok(0)
+        }
+        PipelineCommand::Build { pipeline, no_watch } => {
+            let pipeline = find_pipeline(client, &pipeline).await?;
+            let path = format!("/api/v1/pipeline/{}/pull", pipeline.id);
+            client.call(Method::POST, &path, Some(&json!({}))).await?;
+            let pipeline: Pipeline =
+                client.get(&format!("/api/v1/pipeline/{}", pipeline.id)).await?;
+            watch_build(client, &pipeline, output, no_watch).await
+        }
+        PipelineCommand::Run(args) => {
+            let watch = args.watch;
+            let pipeline = find_pipeline(client, &args.pipeline).await?;
+            let run = start(client, &pipeline, &args).await?;
+            if watch {
+                return run::watch(client, &run, output).await;
+            }
+            output.show(&run, |run| {
+                format!(
+                    "Run {} of {} is on its way. Follow it with `gaia run logs -f {}`.",
+                    run.id, run.pipelinename, run.uniqueid
+                )
+            })?;
+            Ok(0)
+        }
+        PipelineCommand::Rm { pipeline } => {
+            let pipeline = find_pipeline(client, &pipeline).await?;
+            let path = format!("/api/v1/pipeline/{}", segment(&pipeline.id.to_string()));
+            client.call(Method::DELETE, &path, None::<&()>).await?;
+            output.show(&json!({ "id": pipeline.id }), |_| {
+                format!("Pipeline {} is removed.", pipeline.name)
+            })?;
+            Ok(0)
+        }
+    }
+}
+
+pub async fn create(client: &Client, args: &CreateArgs) -> Result<Pipeline> {
+    let key = match &args.git_key {
+        Some(path) => std::fs::read_to_string(path)
+            .with_context(|| format!("read the SSH key {}", path.display()))?,
+        None => String::new(),
+    };
+    let body = json!({ "pipeline": {
+        "name": args.name,
+        "type": args.kind,
+        "tags": args.tags,
+        "repo": {
+            "url": args.url,
+            "selectedbranch": args.branch,
+            "user": args.git_user,
+            "password": args.git_password,
+            "privatekey": { "key": key },
+        },
+    }});
+    let created: Pipeline = client.post("/api/v1/pipeline", &body).await?;
+    Ok(created)
+}
+
+pub async fn start(client: &Client, pipeline: &Pipeline, args: &StartArgs) -> Result<Run> {
+    let mut values = BTreeMap::new();
+    for (key, value) in &args.arguments {
+        if values.insert(key, value).is_some() {
+            bail!("the argument `{key}` is given twice");
+        }
+    }
+    let arguments: Vec<_> =
+        values.iter().map(|(key, value)| json!({ "key": key, "value": value })).collect();
+    let body = json!({ "args": arguments, "tags": args.tags, "worker": args.worker.as_deref().unwrap_or_default() });
+    let path = format!("/api/v1/pipeline/{}/start", pipeline.id);
+    Ok(client.post(&path, &body).await?)
+}
+
+/// A build is a run: it is followed like one.
+async fn watch_build(
+    client: &Client,
+    pipeline: &Pipeline,
+    output: Output,
+    no_watch: bool,
+) -> Result<u8> {
+    if no_watch {
+        output.show(pipeline, |pipeline| {
+            format!(
+                "Pipeline {} is being built. Follow it with `gaia run logs -f {}`.",
+                pipeline.name, pipeline.buildrunid
+            )
+        })?;
+        return Ok(0);
+    }
+    let run: Run = client.get(&format!("/api/v1/run/{}", segment(&pipeline.buildrunid))).await?;
+    run::watch(client, &run, output).await
+}
+
+fn list(pipelines: &[Pipeline]) -> String {
+    if pipelines.is_empty() {
+        return "No pipelines yet. Create one with `gaia pipeline create`.".to_owned();
+    }
+    table(
+        ["ID", "NAME", "TYPE", "BUILD", "VERSION", "TAGS", "REPOSITORY"],
+        pipelines.iter().map(|pipeline| {
+            let build = match pipeline.builderror.lines().next() {
+                Some(error) => format!("{}: {error}", pipeline.buildstate),
+                None => pipeline.buildstate.clone(),
+            };
+            [
+                pipeline.id.to_string(),
+                pipeline.name.clone(),
+                pipeline.kind.clone(),
+                build,
+                pipeline.version.to_string(),
+                pipeline.tags.join(" "),
+                pipeline.repo.as_ref().map(|repo| repo.url.clone()).unwrap_or_default(),
+            ]
+        }),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_may_hold_equals_signs() {
+        assert_eq!(key_value("token=a=b"), Ok(("token".into(), "a=b".into())));
+        assert!(key_value("token").is_err());
+        assert!(key_value("=x").is_err());
+    }
+}

@@ -1,0 +1,188 @@
+//! Processes of this program, started apart, watched, and never left behind: for the demonstration
+//! and for the system stories.
+
+use std::{
+    collections::HashMap,
+    ffi::OsString,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
+
+/// How long a process may take to say that it is ready, and to end when asked.
+const READY: Duration = Duration::from_secs(30);
+const END: Duration = Duration::from_secs(10);
+
+/// Everything that was started. Dropping it kills what is left.
+#[derive(Debug)]
+pub struct Processes {
+    program: PathBuf,
+    logs: PathBuf,
+    running: HashMap<String, Child>,
+    /// What killed processes had started; nobody else looks after it now.
+    orphans: Vec<i32>,
+}
+
+impl Processes {
+    /// `program` is the `gaia` program; `logs` the folder for what processes write to standard error.
+    pub fn new(program: &Path, logs: &Path) -> Result<Self> {
+        fs::create_dir_all(logs).with_context(|| format!("create {}", logs.display()))?;
+        Ok(Self {
+            program: program.to_owned(),
+            logs: logs.to_owned(),
+            running: HashMap::new(),
+            orphans: vec![],
+        })
+    }
+
+    /// Starts the program with these arguments.
+    pub fn start(
+        &mut self,
+        name: &str,
+        arguments: &[OsString],
+        environment: &[(&str, &str)],
+    ) -> Result<()> {
+        let errors = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_of(name))
+            .with_context(|| format!("open the log of {name}"))?;
+        let child = Command::new(&self.program)
+            .args(arguments)
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(errors)
+            // Its own group: a Ctrl-C in the terminal is for this process, which ends the others in order.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("start {name}"))?;
+        self.running.insert(name.to_owned(), child);
+        Ok(())
+    }
+
+    /// Waits for the line of standard output that starts with `start`, and answers with its rest.
+    pub async fn line(&mut self, name: &str, start: &str) -> Result<String> {
+        let child = self.running.get_mut(name).with_context(|| format!("{name} does not run"))?;
+        let output =
+            child.stdout.take().with_context(|| format!("{name} was waited for before"))?;
+        let mut lines = BufReader::new(output).lines();
+        let found = timeout(READY, async {
+            while let Some(line) = lines.next_line().await? {
+                if let Some(rest) = line.strip_prefix(start) {
+                    return Ok(Some(rest.to_owned()));
+                }
+            }
+            std::io::Result::Ok(None)
+        });
+        let what = match found.await {
+            Ok(Ok(Some(rest))) => return Ok(rest),
+            Ok(_) => "ended early",
+            Err(_) => "is not ready in time",
+        };
+        bail!("{name} {what}; it said:\n{}", self.last_words(name))
+    }
+
+    /// Kills a process as a power cut would: nothing of it gets to clean up.
+    pub async fn kill(&mut self, name: &str) -> Result<()> {
+        let mut child =
+            self.running.remove(name).with_context(|| format!("{name} does not run"))?;
+        self.orphans.extend(child.id().into_iter().flat_map(descendants));
+        child.kill().await.with_context(|| format!("kill {name}"))
+    }
+
+    /// Asks a process to end (SIGTERM), and waits for it.
+    pub async fn stop(&mut self, name: &str) -> Result<std::process::ExitStatus> {
+        let mut child =
+            self.running.remove(name).with_context(|| format!("{name} does not run"))?;
+        if let Some(pid) = child.id() {
+            signal(pid.cast_signed(), Signal::SIGTERM);
+        }
+        let ended = timeout(END, child.wait()).await;
+        let ended = ended.with_context(|| format!("{name} did not end when asked"))?;
+        ended.with_context(|| format!("wait for {name}"))
+    }
+
+    /// Fails with what a process said, if it ended by itself.
+    pub fn check(&mut self) -> Result<()> {
+        for (name, child) in &mut self.running {
+            if let Some(status) = child.try_wait().with_context(|| format!("look after {name}"))? {
+                let name = name.clone();
+                bail!("{name} ended by itself ({status}); it said:\n{}", self.last_words(&name));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends everything: politely, then not.
+    pub async fn end(mut self) {
+        for child in self.running.values() {
+            if let Some(pid) = child.id() {
+                signal(pid.cast_signed(), Signal::SIGTERM);
+            }
+        }
+        for (_, mut child) in self.running.drain() {
+            if timeout(END, child.wait()).await.is_err() {
+                // It has had its time.
+                child.start_kill().ok();
+                child.wait().await.ok();
+            }
+        }
+    }
+
+    fn log_of(&self, name: &str) -> PathBuf {
+        self.logs.join(format!("{name}.log"))
+    }
+
+    fn last_words(&self, name: &str) -> String {
+        let text = fs::read_to_string(self.log_of(name)).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        for child in self.running.values_mut() {
+            self.orphans.extend(child.id().into_iter().flat_map(descendants));
+            // It may have ended already.
+            child.start_kill().ok();
+        }
+        for orphan in self.orphans.drain(..) {
+            signal(orphan, Signal::SIGKILL);
+        }
+    }
+}
+
+/// The processes that a process started, and theirs.
+fn descendants(pid: u32) -> Vec<i32> {
+    let read = |path: &Path| fs::read_to_string(path.join("children")).unwrap_or_default();
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let mut found = Vec::new();
+    for child in tasks.flat_map(|task| {
+        let pids = read(&task.path());
+        pids.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<u32>>()
+    }) {
+        found.push(child.cast_signed());
+        found.extend(descendants(child));
+    }
+    found
+}
+
+/// The process may be gone already; then there is nothing to signal.
+fn signal(pid: i32, signal: Signal) {
+    kill(Pid::from_raw(pid), signal).ok();
+}

@@ -1,0 +1,208 @@
+//! `gaia server`: every service in one process, one public port, and an embedded agent.
+//!
+//! The services call each other's generated clients on generated servers directly, without sockets.
+//! When one of them cannot go on (the log refused an append), the whole process ends: nothing is
+//! answered that is not durable, and a restart replays what is.
+
+mod house;
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use eventlog::{Clock, Log};
+use identity::{Authority, Credentials, MasterKey};
+use proto::registry::v1::registry_client::RegistryClient;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use transport::{Channel, Server};
+
+use house::{Ground, House};
+
+/// How long the certificate of the server itself is good for. It is made anew at every start.
+const SERVER_CERTIFICATE: Duration = Duration::from_hours(2160);
+
+#[derive(Args, Clone, Debug)]
+pub struct ServerConfig {
+    /// Address and port to listen on: TCP for HTTP/1.1 and HTTP/2, UDP for HTTP/3
+    #[arg(long, env = "GAIA_LISTEN", default_value = "0.0.0.0:8443", value_name = "ADDR:PORT")]
+    pub listen: SocketAddr,
+    /// Folder for everything that the server keeps
+    #[arg(long, env = "GAIA_HOME_PATH", default_value = "gaia-data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// Further host name or address that the server's certificate shall hold; may be repeated
+    #[arg(long = "hostname", env = "GAIA_HOSTNAME", value_name = "NAME", value_delimiter = ',')]
+    pub hostnames: Vec<String>,
+    /// Run no pipelines in the server itself, even if no worker can
+    #[arg(long, env = "GAIA_PREVENT_PRIMARY_WORK")]
+    pub prevent_primary_work: bool,
+    /// Runs that the embedded agent takes at once [default: number of processors]
+    #[arg(long, env = "GAIA_WORKER", value_name = "N")]
+    pub slots: Option<u16>,
+    /// Seconds without a connection after which a worker counts as lost
+    #[arg(long, env = "GAIA_WORKER_GRACE", default_value = "10", value_name = "SECONDS")]
+    pub worker_grace: u64,
+}
+
+/// A server that answers.
+#[derive(Debug)]
+pub struct Running {
+    pub address: SocketAddr,
+    /// PEM.
+    pub ca: String,
+    /// Set at the first start only.
+    pub first_admin_password: Option<SecretString>,
+    tasks: JoinSet<Result<()>>,
+    shutdown: CancellationToken,
+}
+
+impl Running {
+    /// An address that works on this machine.
+    pub fn url(&self) -> String {
+        let host = match self.address.ip() {
+            ip if ip.is_unspecified() => "localhost".to_owned(),
+            std::net::IpAddr::V6(ip) => format!("[{ip}]"),
+            std::net::IpAddr::V4(ip) => ip.to_string(),
+        };
+        format!("https://{host}:{}", self.address.port())
+    }
+
+    /// Runs until `shutdown` fires or a part cannot go on.
+    pub async fn finish(mut self) -> Result<()> {
+        let mut outcome = Ok(());
+        while let Some(ended) = self.tasks.join_next().await {
+            let ended = ended.context("a part of the server panicked").and_then(|result| result);
+            if outcome.is_ok() {
+                outcome = ended;
+            }
+            // One part's end is everybody's: a server without its scheduler only looks alive.
+            self.shutdown.cancel();
+        }
+        outcome
+    }
+}
+
+/// Starts everything and answers when the port is open.
+pub async fn start(config: ServerConfig, shutdown: CancellationToken) -> Result<Running> {
+    let data = Data::prepare(&config.data)?;
+    let clock = Clock::system();
+    let ground = Ground {
+        log: Log::open(&data.folder("log")?, clock.clone())?,
+        clock,
+        authority: Authority::open_or_create(&data.folder("ca")?)?,
+        master_key: MasterKey::open_or_create(&data.0.join("master.key"))?,
+        worker_grace: config.worker_grace,
+    };
+    let house = House::start(&ground, &data).await?;
+    let issued =
+        ground.authority.issue_service("gateway", &config.hostnames, SERVER_CERTIFICATE)?;
+    let server = Server::bind(config.listen, &issued.credentials)
+        .await
+        .with_context(|| format!("listen on {}", config.listen))?;
+    let address = server.local_addr();
+
+    let House { gateway, mut tasks, first_admin_password, registry } = house;
+    let stop = shutdown.clone();
+    tasks.spawn(async move {
+        server.serve(gateway, stop).await;
+        Ok(())
+    });
+    let running = Running {
+        address,
+        ca: ground.authority.ca_pem().to_owned(),
+        first_admin_password,
+        tasks,
+        shutdown,
+    };
+    embed_agent(running, config, &data, registry).await
+}
+
+/// The primary remains a worker: what no other worker can do, it does itself.
+async fn embed_agent(
+    mut running: Running,
+    config: ServerConfig,
+    data: &Data,
+    registry: Channel,
+) -> Result<Running> {
+    if config.prevent_primary_work {
+        return Ok(running);
+    }
+    let mut registry = RegistryClient::new(registry);
+    let secret = registry
+        .get_registration_secret(proto::registry::v1::GetRegistrationSecretRequest {})
+        .await
+        .context("read the registration secret for the embedded agent")?
+        .into_inner()
+        .secret;
+    let agent = agent::Config {
+        server: running.url(),
+        name: "primary".into(),
+        secret,
+        home: data.folder("primary")?,
+        ca_certificate: running.ca.clone(),
+        slots: config.slots.map_or(0, u32::from),
+        primary: true,
+        ..agent::Config::default()
+    };
+    let shutdown = running.shutdown.clone();
+    running.tasks.spawn(async move {
+        agent::run(agent, shutdown).await.context("the embedded agent cannot go on")
+    });
+    Ok(running)
+}
+
+/// The data folder.
+struct Data(PathBuf);
+
+impl Data {
+    fn prepare(path: &Path) -> Result<Self> {
+        make_private(path).with_context(|| format!("create the data folder {}", path.display()))?;
+        Ok(Self(path.to_owned()))
+    }
+
+    fn folder(&self, name: &str) -> Result<PathBuf> {
+        let path = self.0.join(name);
+        make_private(&path).with_context(|| format!("create the folder {}", path.display()))?;
+        Ok(path)
+    }
+}
+
+fn make_private(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Runs a server in the foreground, for people and for service managers.
+pub async fn run(config: ServerConfig, shutdown: CancellationToken) -> Result<()> {
+    let data = config.data.clone();
+    let running = start(config, shutdown).await?;
+    if let Some(password) = &running.first_admin_password {
+        eprintln!(
+            "\n  First start. The administrator is `admin`, the password is shown this once:\n\n      {}\n",
+            password.expose_secret()
+        );
+    }
+    eprintln!("  CA certificate for agents and clients: {}", data.join("ca/ca.pem").display());
+    // The line that scripts wait for.
+    println!("gaia is ready at {}", running.url());
+    running.finish().await
+}
+
+/// Credentials of a service, for a deployment with separate processes.
+pub fn issue_service(
+    ca: &Path,
+    name: &str,
+    hostnames: &[String],
+    out: &Path,
+) -> Result<Credentials> {
+    let authority = Authority::open_or_create(ca)?;
+    let issued = authority.issue_service(name, hostnames, SERVER_CERTIFICATE)?;
+    issued.credentials.save(out)?;
+    Ok(issued.credentials)
+}
