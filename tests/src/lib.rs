@@ -1,1 +1,281 @@
-//! The cluster harness, and the system stories.
+//! The cluster harness: a real server and real agents as processes, over real mTLS, with their data in
+//! a temporary folder. The stories that use it are in `it/`.
+
+use std::{
+    ffi::OsString,
+    fs,
+    future::Future,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use gaia::{
+    api::{Pipeline, Run, Worker},
+    client::Client,
+    processes::Processes,
+};
+use http::Method;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::time::{Instant, interval};
+
+/// How long a story waits for something before it fails. Generous: the machine may be busy.
+const DEADLINE: Duration = Duration::from_secs(90);
+
+/// A secret that is in the vault in every story, and its key.
+pub const SECRET_KEY: &str = "STORY_SECRET";
+pub const SECRET: &str = "s3cr=et\nwith two lines";
+
+/// The administrator's password in every story.
+const PASSWORD: &str = "a password for stories";
+
+/// One server and its agents. Dropping it ends every process.
+#[derive(Debug)]
+pub struct Cluster {
+    processes: Processes,
+    pub client: Client,
+    url: String,
+    folder: TempDir,
+}
+
+impl Cluster {
+    /// Starts a server that leaves all work to its agents. `program` is the `gaia` program.
+    pub async fn start(program: &Path) -> Result<Self> {
+        identity::install_crypto();
+        let folder = tempfile::Builder::new().prefix("gaia-story-").tempdir()?;
+        let mut processes = Processes::new(program, &folder.path().join("said"))?;
+        let (url, client) = serve(&mut processes, folder.path(), "127.0.0.1:0").await?;
+        let secret = json!({ "key": SECRET_KEY, "value": SECRET });
+        client.call(Method::POST, "/api/v1/secret", Some(&secret)).await?;
+        Ok(Self { processes, client, url, folder })
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// PEM text of the server's CA.
+    pub fn ca(&self) -> Result<String> {
+        Ok(fs::read_to_string(ca_file(self.folder.path()))?)
+    }
+
+    /// The folder of an agent: identity, cache, work.
+    pub fn home(&self, agent: &str) -> PathBuf {
+        self.folder.path().join(agent)
+    }
+
+    /// Starts an agent and waits until the server counts on it.
+    pub async fn agent(&mut self, name: &str, arguments: &[&str]) -> Result<()> {
+        self.launch_agent(name, arguments).await?;
+        self.until(&format!("agent {name} is connected"), async || {
+            let worker = self.worker(name).await?;
+            Ok(worker.filter(|worker| worker.connected && worker.status == "active").map(drop))
+        })
+        .await
+    }
+
+    /// Starts an agent without waiting for it.
+    pub async fn launch_agent(&mut self, name: &str, arguments: &[&str]) -> Result<()> {
+        let secret = gaia::command::worker::registration_secret(&self.client).await?;
+        let mut words: Vec<OsString> = vec![
+            "agent".into(),
+            "--name".into(),
+            name.into(),
+            "--server".into(),
+            self.url.clone().into(),
+            "--ca-cert".into(),
+            ca_file(self.folder.path()).into(),
+            "--home".into(),
+            self.home(name).into(),
+        ];
+        words.extend(arguments.iter().map(OsString::from));
+        self.processes.start(name, &words, &[("GAIA_WORKER_SECRET", &secret)])
+    }
+
+    /// Kills a process as a power cut would.
+    pub async fn kill(&mut self, name: &str) -> Result<()> {
+        self.processes.kill(name).await
+    }
+
+    /// Ends a process politely, and waits for it.
+    pub async fn stop(&mut self, name: &str) -> Result<std::process::ExitStatus> {
+        self.processes.stop(name).await
+    }
+
+    /// Starts the server again on the port and the data that it had.
+    pub async fn restart_server(&mut self) -> Result<()> {
+        let listen = self.url.trim_start_matches("https://").to_owned();
+        let (_, client) = serve(&mut self.processes, self.folder.path(), &listen).await?;
+        self.client = client;
+        Ok(())
+    }
+
+    pub async fn worker(&self, name: &str) -> Result<Option<Worker>> {
+        let workers: Vec<Worker> = self.client.get("/api/v1/worker").await?;
+        Ok(workers.into_iter().find(|worker| worker.name == name))
+    }
+
+    /// Creates a pipeline whose "build" puts the given executable in place, and waits for it.
+    pub async fn pipeline_of(
+        &self,
+        name: &str,
+        executable: &Path,
+        tags: &[&str],
+    ) -> Result<Pipeline> {
+        let repository = self.folder.path().join(format!("repository-{name}"));
+        let makefile = format!("all:\n\tcp {} pipeline.out\n", executable.display());
+        repository_with(&repository, &[("Makefile", &makefile)])?;
+        self.pipeline(name, "cpp", &repository, tags).await
+    }
+
+    /// Creates a pipeline from a repository, and waits until it is built.
+    pub async fn pipeline(
+        &self,
+        name: &str,
+        kind: &str,
+        repository: &Path,
+        tags: &[&str],
+    ) -> Result<Pipeline> {
+        let pipeline = self.create(name, kind, repository, tags).await?;
+        let built = self.ended(&pipeline.buildrunid).await?;
+        if built.status != "success" {
+            bail!("the build of {name} {}: {}", built.status, built.reason);
+        }
+        self.until(&format!("pipeline {name} is built"), async || {
+            let pipeline: Pipeline =
+                self.client.get(&format!("/api/v1/pipeline/{}", pipeline.id)).await?;
+            Ok((pipeline.version > 0).then_some(pipeline))
+        })
+        .await
+    }
+
+    /// Creates a pipeline from a repository; its build goes on.
+    pub async fn create(
+        &self,
+        name: &str,
+        kind: &str,
+        repository: &Path,
+        tags: &[&str],
+    ) -> Result<Pipeline> {
+        let body = json!({ "pipeline": {
+            "name": name, "type": kind, "tags": tags, "repo": { "url": repository },
+        }});
+        Ok(self.client.post("/api/v1/pipeline", &body).await?)
+    }
+
+    /// Starts a run. `body` is what `POST pipeline/:id/start` takes.
+    pub async fn start_run(&self, pipeline: &Pipeline, body: Value) -> Result<Run> {
+        let path = format!("/api/v1/pipeline/{}/start", pipeline.id);
+        Ok(self.client.post(&path, &body).await?)
+    }
+
+    pub async fn run(&self, id: &str) -> Result<Run> {
+        Ok(self.client.get(&format!("/api/v1/run/{id}")).await?)
+    }
+
+    /// The run, once `wanted` is true of it.
+    pub async fn run_that(
+        &self,
+        id: &str,
+        what: &str,
+        wanted: impl Fn(&Run) -> bool,
+    ) -> Result<Run> {
+        self.until(&format!("run {id} {what}"), async || {
+            let run = self.run(id).await?;
+            Ok(wanted(&run).then_some(run))
+        })
+        .await
+    }
+
+    /// The run, once it has ended.
+    pub async fn ended(&self, id: &str) -> Result<Run> {
+        self.run_that(id, "ends", Run::is_over).await
+    }
+
+    pub async fn cancel(&self, id: &str) -> Result<()> {
+        let path = format!("/api/v1/run/{id}/stop");
+        self.client.call(Method::POST, &path, Some(&json!({}))).await?;
+        Ok(())
+    }
+
+    pub async fn log(&self, id: &str) -> Result<String> {
+        let path = format!("/api/v1/run/{id}/log?raw=1");
+        let text = self.client.call(Method::GET, &path, None::<&()>).await?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    /// Waits for the condition itself, with a deadline; a server that is away for a moment counts as
+    /// "not yet".
+    pub async fn until<T, F: Future<Output = Result<Option<T>>>>(
+        &self,
+        what: &str,
+        mut condition: impl FnMut() -> F,
+    ) -> Result<T> {
+        let deadline = Instant::now() + DEADLINE;
+        let mut looks = interval(Duration::from_millis(50));
+        let mut last = None;
+        while Instant::now() < deadline {
+            looks.tick().await;
+            match condition().await {
+                Ok(Some(value)) => return Ok(value),
+                Ok(None) => {}
+                Err(error) => last = Some(error),
+            }
+        }
+        match last {
+            Some(error) => Err(error.context(format!("waited in vain until {what}"))),
+            None => bail!("waited in vain until {what}"),
+        }
+    }
+}
+
+async fn serve(processes: &mut Processes, folder: &Path, listen: &str) -> Result<(String, Client)> {
+    let words: Vec<OsString> = vec![
+        "server".into(),
+        "--listen".into(),
+        listen.into(),
+        "--data".into(),
+        folder.join("server").into(),
+        "--prevent-primary-work".into(),
+        "--worker-grace".into(),
+        "3".into(),
+    ];
+    processes.start("server", &words, &[("GAIA_ADMIN_PASSWORD", PASSWORD)])?;
+    let url = processes.line("server", "gaia is ready at ").await?;
+    let ca = fs::read_to_string(ca_file(folder)).context("read the CA certificate")?;
+    let mut client = Client::new(&url, &ca, None)?;
+    client.login("admin", PASSWORD).await?;
+    Ok((url, client))
+}
+
+fn ca_file(folder: &Path) -> PathBuf {
+    folder.join("server/ca/ca.pem")
+}
+
+/// Makes a git repository with these files and one commit.
+pub fn repository_with(folder: &Path, files: &[(&str, &str)]) -> Result<()> {
+    for (name, text) in files {
+        let path = folder.join(name);
+        fs::create_dir_all(path.parent().context("a file has a folder")?)?;
+        fs::write(path, text)?;
+    }
+    commit_all(folder)
+}
+
+/// Makes a git repository of what is in the folder.
+pub fn commit_all(folder: &Path) -> Result<()> {
+    let identity = ["-c", "user.name=Stories", "-c", "user.email=stories@example.org"];
+    for words in [&["init", "-q"][..], &["add", "-A"], &["commit", "-q", "-m", "a story"]] {
+        let status = std::process::Command::new("git")
+            .current_dir(folder)
+            .args(identity)
+            .args(words)
+            .status()
+            .context("run git")?;
+        if !status.success() {
+            bail!("git {words:?} failed in {}", folder.display());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,47 @@
+//! What runs print reaches whoever reads it, live and whole.
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::cluster_of_one;
+
+#[tokio::test]
+async fn a_log_is_followed_live_and_is_whole_at_the_end() -> Result<()> {
+    let (cluster, pipeline) = cluster_of_one().await?;
+    let gate = cluster.home("gate");
+    let arguments = json!([
+        { "key": "gate", "value": gate },
+        { "key": "lines", "value": "2000" },
+    ]);
+    let run = cluster.start_run(&pipeline, json!({ "args": arguments })).await?;
+    let mut seen = String::new();
+    // The gate opens only when its line has been seen: a log that comes at the end would hang here.
+    gaia::command::run::follow_log(&cluster.client, &run.uniqueid, |piece| {
+        seen.push_str(piece);
+        if seen.contains("waiting as process") {
+            std::fs::write(&gate, "")?;
+        }
+        Ok(())
+    })
+    .await?;
+    assert!(seen.contains("the gate is open"), "{seen}");
+    for line in 0..2000 {
+        assert!(seen.contains(&format!("line {line} of 2000\n")), "line {line} is missing");
+    }
+    assert_eq!(cluster.log(&run.uniqueid).await?, seen);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_vault_secret_reaches_the_job_and_never_the_log() -> Result<()> {
+    let (cluster, pipeline) = cluster_of_one().await?;
+    let run = cluster
+        .start_run(&pipeline, json!({ "args": [{ "key": "leak", "value": "true" }] }))
+        .await?;
+    let run = cluster.ended(&run.uniqueid).await?;
+    let log = cluster.log(&run.uniqueid).await?;
+    assert_eq!(run.status, "success", "{log}");
+    assert!(log.contains(&format!("the secret has {} bytes", tests::SECRET.len())), "{log}");
+    assert!(log.contains("***") && !log.contains("s3cr=et") && !log.contains("two lines"), "{log}");
+    Ok(())
+}

@@ -1,0 +1,99 @@
+//! What must survive: agents that vanish, servers that are killed, connections that break.
+
+use std::fs;
+
+use anyhow::Result;
+use serde_json::json;
+use tests::Cluster;
+
+use crate::{cluster_of_one, program, story_pipeline};
+
+#[tokio::test]
+async fn a_run_whose_worker_is_killed_is_tried_again_on_another() -> Result<()> {
+    let mut cluster = Cluster::start(program()).await?;
+    cluster.agent("one", &[]).await?;
+    let pipeline = cluster.pipeline_of("story", story_pipeline(), &[]).await?;
+    let gate = cluster.home("gate");
+    let run =
+        cluster.start_run(&pipeline, json!({ "args": [{ "key": "gate", "value": gate }] })).await?;
+    cluster.run_that(&run.uniqueid, "runs on `one`", |run| run.status == "running").await?;
+
+    cluster.agent("two", &[]).await?;
+    cluster.kill("one").await?;
+    fs::write(&gate, "")?;
+    let run = cluster.ended(&run.uniqueid).await?;
+    assert_eq!(run.status, "success", "{}", run.reason);
+    let workers: Vec<_> = run.attempts.iter().map(|attempt| attempt.workername.as_str()).collect();
+    assert_eq!(workers, ["one", "two"]);
+    assert!(run.attempts[0].reason.contains("lost"), "{}", run.attempts[0].reason);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_mid_run_forgets_nothing() -> Result<()> {
+    let (mut cluster, pipeline) = cluster_of_one().await?;
+    let gate = cluster.home("gate");
+    let at_gate = json!({ "args": [{ "key": "gate", "value": gate }] });
+    let running = cluster.start_run(&pipeline, at_gate).await?;
+    let queued = cluster.start_run(&pipeline, json!({ "tags": ["later"] })).await?;
+    let finished = cluster.start_run(&pipeline, json!({})).await?;
+    let finished = cluster.ended(&finished.uniqueid).await?;
+    cluster.run_that(&running.uniqueid, "runs", |run| run.status == "running").await?;
+
+    cluster.kill("server").await?;
+    cluster.restart_server().await?;
+    let after = cluster.run(&finished.uniqueid).await?;
+    assert_eq!(
+        (after.status, after.finished_at, after.attempts.len()),
+        (finished.status, finished.finished_at, finished.attempts.len())
+    );
+    fs::write(&gate, "")?;
+    let running = cluster.ended(&running.uniqueid).await?;
+    assert_eq!(running.status, "success", "{}", running.reason);
+    assert_eq!(running.attempts.len(), 1, "the agent kept its run through the restart");
+    let log = cluster.log(&running.uniqueid).await?;
+    assert!(log.contains("waiting") && log.contains("the gate is open"), "{log}");
+
+    cluster.agent("two", &["--tag", "later"]).await?;
+    assert_eq!(cluster.ended(&queued.uniqueid).await?.status, "success");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_agent_that_is_restarted_is_the_same_worker_and_does_its_run_again() -> Result<()> {
+    let (mut cluster, pipeline) = cluster_of_one().await?;
+    let before = cluster.worker("one").await?.expect("the worker is registered");
+    let gate = cluster.home("gate");
+    let run =
+        cluster.start_run(&pipeline, json!({ "args": [{ "key": "gate", "value": gate }] })).await?;
+    cluster.run_that(&run.uniqueid, "runs", |run| run.status == "running").await?;
+
+    cluster.kill("one").await?;
+    cluster.agent("one", &["--slots", "4"]).await?;
+    fs::write(&gate, "")?;
+    let run = cluster.ended(&run.uniqueid).await?;
+    assert_eq!((run.status.as_str(), run.attempts.len()), ("success", 2), "{}", run.reason);
+    let after = cluster.worker("one").await?.expect("the worker is registered");
+    assert_eq!(before.uniqueid, after.uniqueid);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_agent_that_is_asked_to_end_finishes_its_run_first() -> Result<()> {
+    let (mut cluster, pipeline) = cluster_of_one().await?;
+    let gate = cluster.home("gate");
+    let run =
+        cluster.start_run(&pipeline, json!({ "args": [{ "key": "gate", "value": gate }] })).await?;
+    cluster.run_that(&run.uniqueid, "runs", |run| run.status == "running").await?;
+    let open_gate = async {
+        // The agent is draining when it is given nothing new.
+        fs::write(&gate, "")?;
+        anyhow::Ok(())
+    };
+    open_gate.await?;
+    let status = cluster.stop("one").await?;
+    assert!(status.success(), "{status}");
+    let run = cluster.ended(&run.uniqueid).await?;
+    assert_eq!((run.status.as_str(), run.attempts.len()), ("success", 1), "{}", run.reason);
+    Ok(())
+}

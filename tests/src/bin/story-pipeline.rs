@@ -1,0 +1,62 @@
+//! A pipeline on our SDK whose behaviour its arguments choose, for the system stories.
+//!
+//! ```text
+//! Begin ─── Work ─── End
+//! ```
+//!
+//! `lines`: how many lines Work prints. `gate`: Work waits until this file exists. `fail`: Work fails.
+//! `leak`: Work prints the vault secret `STORY_SECRET`.
+
+use std::{path::Path, process::ExitCode, time::Duration};
+
+use gaia_sdk::{Ctx, Job, JobResult, Stop, serve, tokio};
+
+fn main() -> ExitCode {
+    serve(vec![
+        Job::new("Begin", begin).about("Says hello"),
+        Job::new("Work", work)
+            .about("Does what the arguments say")
+            .after("Begin")
+            .text("lines", "Lines to print")
+            .default("1")
+            .text("gate", "File to wait for; `none` waits for nothing")
+            .default("none")
+            .flag("fail", "Fail on purpose")
+            .flag("leak", "Print the secret")
+            .secret("STORY_SECRET"),
+        Job::new("End", end).about("Says goodbye").after("Work"),
+    ])
+}
+
+async fn begin(_: Ctx) -> JobResult {
+    println!("begin");
+    Ok(())
+}
+
+async fn work(ctx: Ctx) -> JobResult {
+    let lines: usize = ctx.get("lines")?;
+    for line in 0..lines {
+        println!("line {line} of {lines}");
+    }
+    if ctx.flag("leak") {
+        let secret = ctx.text("STORY_SECRET")?;
+        println!("the secret has {} bytes: {secret}", secret.len());
+    }
+    let gate = ctx.text("gate")?;
+    if gate != "none" {
+        println!("waiting as process {}", std::process::id());
+        while !Path::new(gate).exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        println!("the gate is open");
+    }
+    if ctx.flag("fail") {
+        return Err(Stop::fail("told to fail by the argument `fail`"));
+    }
+    Ok(())
+}
+
+async fn end(_: Ctx) -> JobResult {
+    println!("end");
+    Ok(())
+}
