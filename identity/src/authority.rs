@@ -70,6 +70,7 @@ impl Authority {
     pub fn issue_worker(&self, worker: WorkerId, valid: Duration) -> Result<Issued, IdentityError> {
         let names = vec![SanType::URI(ia5("worker id", &worker_uri(worker))?)];
         self.issue(
+            new_key()?,
             &worker.to_string(),
             names,
             vec![ExtendedKeyUsagePurpose::ClientAuth],
@@ -82,6 +83,16 @@ impl Authority {
     /// `names`: further host names or IP addresses.
     pub fn issue_service(
         &self,
+        name: &str,
+        names: &[String],
+        valid: Duration,
+    ) -> Result<Issued, IdentityError> {
+        self.issue_service_for(new_key()?, name, names, valid)
+    }
+
+    fn issue_service_for(
+        &self,
+        key: KeyPair,
         name: &str,
         names: &[String],
         valid: Duration,
@@ -100,11 +111,32 @@ impl Authority {
             }
         }
         let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        self.issue(name, all, usages, signed(valid)?)
+        self.issue(key, name, all, usages, signed(valid)?)
+    }
+
+    /// Like [`Authority::issue_service`], with the key that `dir` holds, and saved there. The key
+    /// outlives restarts, so that what is derived from it does too: a restarted server can tell the
+    /// clients of the process before it, over QUIC, that their connections are gone.
+    pub fn renew_service(
+        &self,
+        dir: &Path,
+        name: &str,
+        names: &[String],
+        valid: Duration,
+    ) -> Result<Issued, IdentityError> {
+        let known = Credentials::load(dir).ok();
+        let key = match known.and_then(|known| KeyPair::from_pem(&known.key).ok()) {
+            Some(key) => key,
+            None => new_key()?,
+        };
+        let issued = self.issue_service_for(key, name, names, valid)?;
+        issued.credentials.save(dir)?;
+        Ok(issued)
     }
 
     pub(crate) fn issue(
         &self,
+        key: KeyPair,
         subject: &str,
         names: Vec<SanType>,
         usages: Vec<ExtendedKeyUsagePurpose>,
@@ -117,7 +149,6 @@ impl Authority {
         params.extended_key_usages = usages;
         params.use_authority_key_identifier_extension = true;
         let expires_at = Timestamp(params.not_after.unix_timestamp() as u64 * 1_000);
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(IdentityError::Issue)?;
         let certificate = params.signed_by(&key, &self.0.issuer).map_err(IdentityError::Issue)?;
         let credentials = Credentials {
             certificate: certificate.pem(),
@@ -126,6 +157,10 @@ impl Authority {
         };
         Ok(Issued { credentials, serial, expires_at })
     }
+}
+
+pub(crate) fn new_key() -> Result<KeyPair, IdentityError> {
+    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(IdentityError::Issue)
 }
 
 /// PEM of a new CA and of its key.

@@ -14,7 +14,7 @@ use rustls_pki_types::{ServerName, UnixTime};
 use tempfile::TempDir;
 use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
 
-use crate::*;
+use crate::{authority::new_key, *};
 
 const HOUR: Duration = Duration::from_hours(1);
 const WORKER: WorkerId = WorkerId::from_uuid(uuid::Uuid::from_u128(7));
@@ -125,7 +125,10 @@ fn an_expired_certificate_is_refused_both_ways() {
         let mut names = CertificateParams::new(names).unwrap().subject_alt_names;
         names.push(SanType::URI(uri.try_into().unwrap()));
         let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        authority.issue("expired", names, usages, time::Duration::minutes(-1)).unwrap().credentials
+        authority
+            .issue(new_key().unwrap(), "expired", names, usages, time::Duration::minutes(-1))
+            .unwrap()
+            .credentials
     };
     let worker = expired("spiffe://gaia/service/svc-logs");
     let error = handshake(client_tls(&worker).unwrap(), gateway(&authority), "gateway");
@@ -251,4 +254,16 @@ fn debug_shows_no_key() {
     let shown = format!("{issued:?} {authority:?}");
     assert!(shown.contains(&WORKER.to_string()), "{shown}");
     assert!(!shown.contains("PRIVATE") && !shown.contains("BEGIN"), "{shown}");
+}
+
+#[test]
+fn a_renewed_service_keeps_its_key_and_gets_a_new_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::open_or_create(&dir.path().join("ca")).unwrap();
+    let place = dir.path().join("gateway");
+    let renew = || authority.renew_service(&place, "gateway", &[], HOUR).unwrap();
+    let (first, second) = (renew(), renew());
+    assert_eq!(first.credentials.key, second.credentials.key);
+    assert_ne!(first.serial, second.serial);
+    assert_eq!(Credentials::load(&place).unwrap().certificate, second.credentials.certificate);
 }
