@@ -101,8 +101,12 @@ pub async fn start(config: ServerConfig, shutdown: CancellationToken) -> Result<
         worker_grace: config.worker_grace,
     };
     let house = House::start(&ground, &data).await?;
-    let issued =
-        ground.authority.issue_service("gateway", &config.hostnames, SERVER_CERTIFICATE)?;
+    let issued = ground.authority.renew_service(
+        &data.0.join("gateway"),
+        "gateway",
+        &config.hostnames,
+        SERVER_CERTIFICATE,
+    )?;
     let server = Server::bind(config.listen, &issued.credentials)
         .await
         .with_context(|| format!("listen on {}", config.listen))?;
@@ -202,7 +206,5 @@ pub fn issue_service(
     out: &Path,
 ) -> Result<Credentials> {
     let authority = Authority::open_or_create(ca)?;
-    let issued = authority.issue_service(name, hostnames, SERVER_CERTIFICATE)?;
-    issued.credentials.save(out)?;
-    Ok(issued.credentials)
+    Ok(authority.renew_service(out, name, hostnames, SERVER_CERTIFICATE)?.credentials)
 }
