@@ -238,8 +238,9 @@ async fn serve(processes: &mut Processes, folder: &Path, listen: &str) -> Result
         "--data".into(),
         folder.join("server").into(),
         "--prevent-primary-work".into(),
+        // Longer than a QUIC client needs to notice that its server is another process now.
         "--worker-grace".into(),
-        "3".into(),
+        "8".into(),
     ];
     processes.start("server", &words, &[("GAIA_ADMIN_PASSWORD", PASSWORD)])?;
     let url = processes.line("server", "gaia is ready at ").await?;
