@@ -163,6 +163,7 @@ impl Api {
         let Some((run, lease)) = given else {
             return Ok(Response::new(stream::empty().boxed()));
         };
+        self.connections.notify(Notice::Given { run, attempt: lease.attempt });
         let run_now =
             self.owner.read(move |state| wire::view(state, run)).await.map_err(stopped)?;
         let start = pb::Assignment { lease: Some(wire::lease(run, lease)), run: run_now };

@@ -38,6 +38,11 @@ pub(crate) enum Notice {
     },
     /// Asked for a run.
     Polled(WorkerId),
+    /// A worker that polls was given a run.
+    Given {
+        run: RunId,
+        attempt: Attempt,
+    },
     /// The worker has the run and will begin it.
     Received(RunId),
 }

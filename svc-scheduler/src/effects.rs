@@ -2,18 +2,14 @@
 //! begin and what to stop, and takes runs away from workers that are gone or do not begin.
 //!
 //! What must be done is read from the state; what was already said on which line is in the [`Ledger`],
-//! which is forgotten with the process. So a restart, or a worker that attaches again, is told
-//! everything again that is unfinished.
+//! which is forgotten with the process. So after a restart, or when a worker attaches again,
+//! everything that is unfinished is said again.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use eventlog::{Clock, Origin, Stopped};
-use ids::{Attempt, LeaseToken, RunId, WorkerId};
-use proto::scheduler::v1::{self as pb, Instruction, instruction};
+use ids::{LeaseToken, RunId, Timestamp, WorkerId};
+use proto::scheduler::v1::Instruction;
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -22,12 +18,12 @@ use tokio::{
 use crate::{
     Config,
     connections::{Notice, Notices},
-    domain::{Command, Connected, Event, Lease, Presence, State},
+    domain::{Command, Connected, Event, Lease, Presence},
+    ledger::{Gone, Ledger, Overdue, cancel},
     service::Owner,
-    wire,
 };
 
-/// Most assignments that one append makes durable together.
+/// Most assignments that are made durable together.
 const BATCH: usize = 256;
 
 pub(crate) struct Effects {
@@ -41,13 +37,15 @@ pub(crate) struct Effects {
     /// For the next assignments.
     tokens: Vec<LeaseToken>,
     ledger: Ledger,
+    /// When runs were last assigned; never goes back, whatever the clock does.
+    assigned_at: Timestamp,
     wake_at: Option<Instant>,
 }
 
 impl Effects {
     pub(crate) fn new(owner: Owner, clock: Clock, config: Config, notices: Notices) -> Self {
         let Notices { notices, connected } = notices;
-        let ledger = Ledger { start_timeout: config.start_timeout, ..Ledger::default() };
+        let ledger = Ledger::new(config.start_timeout);
         Self {
             owner,
             clock,
@@ -57,6 +55,7 @@ impl Effects {
             polled: HashMap::new(),
             tokens: vec![],
             ledger,
+            assigned_at: Timestamp::default(),
             wake_at: None,
         }
     }
@@ -90,14 +89,15 @@ impl Effects {
         let token = || LeaseToken::from_uuid(uuid::Uuid::new_v4());
         self.tokens.resize_with(BATCH, token);
         let connected = Arc::clone(&self.connected.borrow());
-        let assign =
-            Command::AssignRuns { connected, tokens: self.tokens.clone(), at: self.clock.now() };
+        let at = self.clock.now().max(self.assigned_at);
+        self.assigned_at = at;
+        let assign = Command::AssignRuns { connected, tokens: self.tokens.clone(), at };
         let mut ledger = std::mem::take(&mut self.ledger);
         // Both are in the inbox before either is answered: one round, one wait for the disk.
         let (assigned, seen) = futures::join!(
             self.owner.ask(assign, origin()),
             self.owner.read(move |state| {
-                let outlook = ledger.look(state, now);
+                let outlook = ledger.look(state, now, at);
                 (ledger, outlook)
             }),
         );
@@ -146,11 +146,9 @@ impl Effects {
     }
 
     fn send(&mut self, worker: WorkerId, instruction: Instruction) {
-        let Entry::Occupied(line) = self.ledger.lines.entry(worker) else { return };
-        if line.get().instructions.try_send(instruction).is_err() {
+        if self.ledger.send(worker, instruction).is_err() {
             tracing::warn!(%worker, "cut the line to a worker that does not take its instructions");
-            line.remove();
-            self.set_presence(worker, None);
+            self.update_presence(worker);
         }
     }
 
@@ -162,50 +160,41 @@ impl Effects {
     }
 
     fn take_notice(&mut self, notice: Notice) {
+        let now = Instant::now();
         match notice {
             Notice::Attached { worker, line, instructions, draining, held } => {
-                self.ledger.lines.insert(worker, Line { id: line, instructions });
-                for (run, attempt) in held {
-                    let start = Start { attempt, line: Some(line), deadline: None };
-                    self.ledger.starts.insert(run, start);
-                }
-                let presence = if draining { Presence::Draining } else { Presence::Pushed };
-                self.set_presence(worker, Some(presence));
+                self.ledger.attach(worker, line, instructions, draining, held);
+                self.update_presence(worker);
             }
             Notice::Detached { worker, line } => {
-                if let Entry::Occupied(known) = self.ledger.lines.entry(worker)
-                    && known.get().id == line
-                {
-                    known.remove();
-                    self.set_presence(worker, None);
-                }
+                self.ledger.detach(worker, line);
+                self.update_presence(worker);
             }
             Notice::Polled(worker) => {
-                self.polled.insert(worker, Instant::now() + self.config.poll_grace);
-                if !self.ledger.lines.contains_key(&worker) {
-                    self.set_presence(worker, Some(Presence::Polled));
-                }
+                self.polled.insert(worker, now + self.config.poll_grace);
+                self.update_presence(worker);
             }
-            Notice::Received(run) => {
-                if let Some(start) = self.ledger.starts.get_mut(&run) {
-                    start.deadline = None;
-                }
-            }
+            Notice::Given { run, attempt } => self.ledger.note_given(run, attempt, now),
+            Notice::Received(run) => self.ledger.note_received(run),
         }
     }
 
     fn forget_polled(&mut self, now: Instant) {
-        let over: Vec<_> =
-            self.polled.iter().filter(|(_, until)| **until <= now).map(|(&id, _)| id).collect();
-        for worker in over {
-            self.polled.remove(&worker);
-            if !self.ledger.lines.contains_key(&worker) {
-                self.set_presence(worker, None);
-            }
+        let over: Vec<_> = self.polled.extract_if(|_, until| *until <= now).collect();
+        for (worker, _) in over {
+            self.update_presence(worker);
         }
     }
 
-    fn set_presence(&self, worker: WorkerId, presence: Option<Presence>) {
+    fn update_presence(&self, worker: WorkerId) {
+        let presence = match self.ledger.line(worker) {
+            Some(line) if line.draining => Some(Presence::Draining),
+            Some(_) => Some(Presence::Pushed),
+            None => self.polled.contains_key(&worker).then_some(Presence::Polled),
+        };
+        if self.connected.borrow().get(worker) == presence {
+            return;
+        }
         self.connected.send_modify(|connected| {
             let connected = Arc::make_mut(connected);
             match presence {
@@ -218,109 +207,4 @@ impl Effects {
 
 fn origin() -> Origin {
     Origin::service("svc-scheduler")
-}
-
-fn cancel(run: RunId, lease: Lease) -> Instruction {
-    let lease = wire::lease(run, lease);
-    Instruction { instruction: Some(instruction::Instruction::Cancel(lease)) }
-}
-
-/// What was said to whom.
-#[derive(Default)]
-struct Ledger {
-    start_timeout: Duration,
-    lines: HashMap<WorkerId, Line>,
-    /// For every run that is assigned and not begun.
-    starts: HashMap<RunId, Start>,
-    /// For every held run that must stop: the attempt, and the line on which that was said.
-    cancels: HashMap<RunId, (Attempt, u64)>,
-}
-
-struct Line {
-    id: u64,
-    instructions: mpsc::Sender<Instruction>,
-}
-
-struct Start {
-    attempt: Attempt,
-    /// On which the worker was told.
-    line: Option<u64>,
-    /// `None`: the worker said that it has the run.
-    deadline: Option<Instant>,
-}
-
-/// What is to be done now.
-#[derive(Default)]
-struct Outlook {
-    instructions: Vec<(WorkerId, Instruction)>,
-    gone: Vec<Gone>,
-    overdue: Vec<Overdue>,
-    /// When something will be overdue.
-    wake_at: Option<Instant>,
-}
-
-struct Gone {
-    worker: WorkerId,
-    leases: Vec<(RunId, Lease)>,
-}
-
-struct Overdue {
-    worker: WorkerId,
-    run: RunId,
-    lease: Lease,
-}
-
-impl Ledger {
-    fn look(&mut self, state: &State, now: Instant) -> Outlook {
-        let mut outlook = Outlook::default();
-        self.look_for_starts(state, now, &mut outlook);
-        self.look_for_cancels(state, &mut outlook);
-        for worker in state.gone_holding() {
-            let lease = |run| Some((run, Lease::of(state.run(run)?.current()?)));
-            let leases = state.held_by(worker).filter_map(lease).collect();
-            outlook.gone.push(Gone { worker, leases });
-        }
-        outlook
-    }
-
-    fn look_for_starts(&mut self, state: &State, now: Instant, outlook: &mut Outlook) {
-        let mut known = std::mem::take(&mut self.starts);
-        for (id, run) in state.unstarted() {
-            let Some(current) = run.current() else { continue };
-            let (worker, attempt) = (current.worker, current.attempt);
-            let fresh = || Start { attempt, line: None, deadline: Some(now + self.start_timeout) };
-            let known = known.remove(&id).filter(|start| start.attempt == attempt);
-            let mut start = known.unwrap_or_else(fresh);
-            if let Some(line) = self.lines.get(&worker)
-                && start.line != Some(line.id)
-            {
-                start = Start { line: Some(line.id), ..fresh() };
-                let lease = Some(wire::lease(id, Lease::of(current)));
-                let begin = pb::Assignment { lease, run: Some(wire::run(state, id, run)) };
-                let begin = instruction::Instruction::Start(begin);
-                outlook.instructions.push((worker, Instruction { instruction: Some(begin) }));
-            }
-            match start.deadline {
-                Some(deadline) if deadline <= now => {
-                    outlook.overdue.push(Overdue { worker, run: id, lease: Lease::of(current) });
-                }
-                deadline => outlook.wake_at = outlook.wake_at.into_iter().chain(deadline).min(),
-            }
-            self.starts.insert(id, start);
-        }
-    }
-
-    fn look_for_cancels(&mut self, state: &State, outlook: &mut Outlook) {
-        let known = std::mem::take(&mut self.cancels);
-        for (id, run) in state.cancelling() {
-            let Some(current) = run.current() else { continue };
-            let Some(line) = self.lines.get(&current.worker) else { continue };
-            let said = (current.attempt, line.id);
-            if known.get(&id) != Some(&said) {
-                let instruction = cancel(id, Lease::of(current));
-                outlook.instructions.push((current.worker, instruction));
-            }
-            self.cancels.insert(id, said);
-        }
-    }
 }

@@ -3,7 +3,8 @@
 //! In reading order: [`domain`] (what is decided and remembered), `codec` (the stored form of its
 //! events), `wire` (runs and specs as other services see them), `service` (the rules for the owner of
 //! the state, and the start), `connections` (which workers are attached), `effects` (assigns, sends,
-//! cancels, takes back), `watchers` (who wants to hear of which run), `api` (gRPC), `config`.
+//! cancels, takes back), `ledger` (what was said to whom), `watchers` (who wants to hear of which
+//! run), `api` (gRPC), `config`.
 //!
 //! What is not here: heartbeats and grace times (the registry says who is lost), binaries, logs,
 //! secrets (an argument from the vault is only named).
@@ -14,6 +15,7 @@ mod config;
 mod connections;
 pub mod domain;
 mod effects;
+mod ledger;
 mod service;
 mod watchers;
 mod wire;

@@ -1,7 +1,7 @@
 //! Which queued run goes to which worker.
 //!
 //! The oldest run that can go anywhere goes first, to the suitable worker with the most free slots.
-//! The cost depends on the numbers of lines, of attached workers and of assignments, not on how many
+//! The cost depends on the numbers of lines, of workers with room and of assignments, not on how many
 //! runs wait.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
@@ -15,52 +15,88 @@ use super::{
     worker::{Connected, Presence, Worker},
 };
 
-/// A worker that may be considered now.
-pub(super) struct Seat<'a> {
-    pub(super) id: WorkerId,
-    worker: &'a Worker,
-    presence: Presence,
-    pub(super) free: u32,
+/// Who could take a run now.
+pub(super) struct Seats<'a> {
+    state: &'a State,
+    connected: &'a Connected,
+    with_room: Vec<Seat<'a>>,
 }
 
-/// Every attached worker that takes runs, whether it has room at this moment or not.
-pub(super) fn seats<'a>(state: &'a State, connected: &Connected) -> Vec<Seat<'a>> {
-    let seat = |(id, presence)| {
-        let worker = state.worker(id).filter(|worker| worker.is_active())?;
-        let held = state.held_count(id);
-        let free = match presence {
-            Presence::Pushed if worker.slots == 0 => return None,
-            Presence::Draining => return None,
-            Presence::Pushed => worker.slots.saturating_sub(held),
+struct Seat<'a> {
+    id: WorkerId,
+    worker: &'a Worker,
+    free: u32,
+}
+
+impl<'a> Seats<'a> {
+    pub(super) fn of(state: &'a State, connected: &'a Connected) -> Self {
+        let pushed = state.roomy().filter(|(id, _)| connected.get(*id) == Some(Presence::Pushed));
+        let pushed = pushed.map(|(id, worker)| {
+            let free = worker.slots.saturating_sub(state.held_count(id));
+            Seat { id, worker, free }
+        });
+        let polling = connected.polling().filter_map(|(id, free)| {
+            let worker = state.worker(id).filter(|worker| worker.is_active())?;
             // What it holds and has not begun may not have reached it yet.
-            Presence::Polls { free } => free.saturating_sub(unstarted_on(state, id)).min(1),
-            Presence::Polled => 0,
+            let free = free.saturating_sub(unstarted_on(state, id)).min(1);
+            Some(Seat { id, worker, free })
+        });
+        let with_room = pushed.chain(polling.filter(|seat| seat.free > 0)).collect();
+        Self { state, connected, with_room }
+    }
+
+    /// The seats that a line may use: the best of all attached workers that suit it, if those have
+    /// room. A run rather waits for them than goes to a worse one.
+    pub(super) fn for_line(&self, class: &Class) -> Vec<usize> {
+        let suits = |seat: &Seat<'_>| seat.worker.suits(seat.id, &class.requirement);
+        let mut found: Vec<_> =
+            (0..self.with_room.len()).filter(|&at| suits(&self.with_room[at])).collect();
+        let rank_of = |&at: &usize| rank(self.with_room[at].id, self.with_room[at].worker, class);
+        let Some(best) = found.iter().map(rank_of).min() else { return found };
+        if best > Rank::default() && self.is_any_better(best, class) {
+            return vec![];
+        }
+        found.retain(|at| rank_of(at) == best);
+        found
+    }
+
+    /// Whether somebody who takes runs, but has no room at this moment, suits better.
+    fn is_any_better(&self, than: Rank, class: &Class) -> bool {
+        let takes_runs = |(id, presence)| {
+            let worker = self.state.worker(id).filter(|worker| worker.is_active())?;
+            let takes = match presence {
+                Presence::Pushed => worker.slots > 0,
+                Presence::Polls { .. } | Presence::Polled => true,
+                Presence::Draining => false,
+            };
+            takes.then_some((id, worker))
         };
-        Some(Seat { id, worker, presence, free })
+        self.connected.iter().filter_map(takes_runs).any(|(id, worker)| {
+            rank(id, worker, class) < than && worker.suits(id, &class.requirement)
+        })
+    }
+}
+
+/// Less is better: first those that have not tried the run, last the one that had it last; among equals
+/// the primary comes last.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    tried: u8,
+    primary: bool,
+}
+
+fn rank(id: WorkerId, worker: &Worker, class: &Class) -> Rank {
+    let tried = match class.tried.iter().position(|&tried| tried == id) {
+        None => 0,
+        Some(0) => 2,
+        Some(_) => 1,
     };
-    connected.iter().filter_map(seat).collect()
+    Rank { tried, primary: worker.primary }
 }
 
 fn unstarted_on(state: &State, worker: WorkerId) -> u32 {
     let held = state.held_by(worker).filter_map(|run| state.run(run));
     held.filter(|run| run.state == RunState::Assigned).count() as u32
-}
-
-/// The seats that a line may use. The worker of the last attempt is avoided if there is any other, and
-/// the primary is left out if anyone else suits.
-pub(super) fn suitable(seats: &[Seat<'_>], class: &Class) -> Vec<usize> {
-    let wanted = &class.requirement;
-    let suits = |seat: &Seat<'_>| seat.worker.suits(seat.id, wanted) && seat.presence.suits(wanted);
-    let mut found: Vec<_> = (0..seats.len()).filter(|&at| suits(&seats[at])).collect();
-    keep_if_any(&mut found, |at| Some(seats[at].id) != class.avoid);
-    keep_if_any(&mut found, |at| !seats[at].worker.primary);
-    found
-}
-
-fn keep_if_any(found: &mut Vec<usize>, is_better: impl Fn(usize) -> bool) {
-    if found.iter().any(|&at| is_better(at)) {
-        found.retain(|&at| is_better(at));
-    }
 }
 
 pub(super) fn assign_runs(
@@ -72,11 +108,8 @@ pub(super) fn assign_runs(
     if state.queued() == 0 {
         return vec![];
     }
-    let mut seats = seats(state, connected);
-    let mut free: u32 = seats.iter().map(|seat| seat.free).sum();
-    if free == 0 {
-        return vec![];
-    }
+    let mut seats = Seats::of(state, connected);
+    let mut free: u32 = seats.with_room.iter().map(|seat| seat.free).sum();
     let mut lines: Vec<_> =
         state.queue.lines().map(|(class, line)| (class, line.iter(), None)).collect();
     let mut heads: BinaryHeap<_> = lines
@@ -86,21 +119,22 @@ pub(super) fn assign_runs(
         .collect();
     let mut tokens = tokens.into_iter();
     let mut events = vec![];
-    while let Some(Reverse(((_, run), index))) = heads.pop() {
+    while free > 0
+        && let Some(Reverse(((_, run), index))) = heads.pop()
+    {
         let (class, line, choice) = &mut lines[index];
-        let choice = choice.get_or_insert_with(|| suitable(&seats, class));
-        let roomy = choice.iter().copied().filter(|&at| seats[at].free > 0);
+        let choice = choice.get_or_insert_with(|| seats.for_line(class));
+        let roomy = choice.iter().copied().filter(|&at| seats.with_room[at].free > 0);
         // Of equals, the first.
-        let Some(chosen) = roomy.max_by_key(|&at| (seats[at].free, Reverse(at))) else { continue };
+        let most_free = roomy.max_by_key(|&at| (seats.with_room[at].free, Reverse(at)));
+        let Some(chosen) = most_free else { continue };
         let Some(token) = tokens.next() else { break };
+        let seat = &mut seats.with_room[chosen];
+        seat.free -= 1;
+        free -= 1;
         let attempts = state.run(run).map_or(0, |run| run.attempts.len());
         let attempt = Attempt(attempts as u32 + 1);
-        events.push(Event::RunAssigned { run, attempt, worker: seats[chosen].id, token, at });
-        seats[chosen].free -= 1;
-        free -= 1;
-        if free == 0 {
-            break;
-        }
+        events.push(Event::RunAssigned { run, attempt, worker: seat.id, token, at });
         heads.extend(line.next().map(|&place| Reverse((place, index))));
     }
     events

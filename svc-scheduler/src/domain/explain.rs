@@ -3,7 +3,7 @@
 use ids::{RunId, WorkerId};
 
 use super::{
-    assign::{seats, suitable},
+    assign::Seats,
     queue::Class,
     run::{Run, RunState},
     state::State,
@@ -176,8 +176,7 @@ fn availability(
     placement: &Placement,
     connected: &Connected,
 ) -> String {
-    let seats = seats(state, connected);
-    if suitable(&seats, class).into_iter().any(|at| seats[at].free > 0) {
+    if !Seats::of(state, connected).for_line(class).is_empty() {
         return "a matching worker is free and gets the run next".into();
     }
     let states = [

@@ -13,14 +13,19 @@ use super::{run::Run, worker::Requirement};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Class {
     pub(super) requirement: Arc<Requirement>,
-    /// The worker of the last attempt, if there was one: any other is better.
-    pub(super) avoid: Option<WorkerId>,
+    /// Workers that had it already, latest first: any other is better.
+    pub(super) tried: Vec<WorkerId>,
 }
 
 impl Class {
     pub(super) fn of(run: &Run) -> Self {
-        let avoid = run.attempts.last().map(|attempt| attempt.worker);
-        Self { requirement: Arc::clone(&run.requirement), avoid }
+        let mut tried = Vec::new();
+        for attempt in run.attempts.iter().rev() {
+            if !tried.contains(&attempt.worker) {
+                tried.push(attempt.worker);
+            }
+        }
+        Self { requirement: Arc::clone(&run.requirement), tried }
     }
 }
 

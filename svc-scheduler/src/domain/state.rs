@@ -23,8 +23,8 @@ pub struct State {
     open: BTreeSet<(Timestamp, RunId)>,
     pub(super) queue: Queue,
     held: HashMap<WorkerId, BTreeSet<RunId>>,
-    /// Assigned, but not begun.
-    unstarted: BTreeSet<RunId>,
+    /// Assigned, but not begun, by when they were assigned.
+    unstarted: BTreeSet<(Timestamp, RunId)>,
     /// Held, but somebody wants them to stop.
     cancelling: BTreeSet<RunId>,
     finished: HashMap<WorkerId, u64>,
@@ -32,6 +32,8 @@ pub struct State {
     workers: BTreeMap<WorkerId, Worker>,
     // From both, a function of `held` and `workers`.
     gone_holding: BTreeSet<WorkerId>,
+    /// Active, with a free slot.
+    roomy: BTreeSet<WorkerId>,
 }
 
 /// Which runs to list.
@@ -116,9 +118,16 @@ impl State {
         self.queue.len()
     }
 
-    /// Runs that their worker must be told to begin.
-    pub fn unstarted(&self) -> impl Iterator<Item = (RunId, &Run)> {
-        self.unstarted.iter().filter_map(|id| Some((*id, self.runs.get(id)?)))
+    /// Runs that were assigned at this time or later, and that their worker must be told to begin.
+    pub fn unstarted(&self, since: Timestamp) -> impl Iterator<Item = (RunId, &Run)> {
+        let since = (since, RunId::from_uuid(uuid::Uuid::nil()));
+        let assigned = self.unstarted.range(since..);
+        assigned.filter_map(|(_, id)| Some((*id, self.runs.get(id)?)))
+    }
+
+    #[must_use]
+    pub fn unstarted_count(&self) -> usize {
+        self.unstarted.len()
     }
 
     /// Runs that their worker must be told to stop.
@@ -131,19 +140,30 @@ impl State {
         self.gone_holding.iter().copied()
     }
 
+    /// Active workers with a free slot.
+    pub(super) fn roomy(&self) -> impl Iterator<Item = (WorkerId, &Worker)> {
+        self.roomy.iter().filter_map(|&id| Some((id, self.workers.get(&id)?)))
+    }
+
     pub(super) fn next_number(&self, pipeline: PipelineId) -> RunNumber {
         let range = (pipeline, RunNumber(0))..=(pipeline, RunNumber(u64::MAX));
         let last = self.numbered.range(range).next_back();
         RunNumber(last.map_or(0, |((_, number), _)| number.0) + 1)
     }
 
-    /// A worker's runs must be taken away if it is gone and has any; either side may become known first.
-    fn recheck(&mut self, worker: WorkerId) {
-        let holds = self.held.get(&worker).is_some_and(|runs| !runs.is_empty());
-        if holds && self.workers.get(&worker).is_some_and(Worker::is_gone) {
-            self.gone_holding.insert(worker);
+    /// Keeps what follows from both sides true; either may become known first.
+    fn recheck(&mut self, id: WorkerId) {
+        let held = self.held_count(id);
+        let Some(worker) = self.workers.get(&id) else { return };
+        if held > 0 && worker.is_gone() {
+            self.gone_holding.insert(id);
         } else {
-            self.gone_holding.remove(&worker);
+            self.gone_holding.remove(&id);
+        }
+        if held < worker.slots && worker.is_active() {
+            self.roomy.insert(id);
+        } else {
+            self.roomy.remove(&id);
         }
     }
 
@@ -174,8 +194,8 @@ impl State {
     fn leave(&mut self, id: RunId, standing: Standing) {
         match standing {
             Standing::Queued { class, place } => self.queue.remove(&class, &place),
-            Standing::Held { worker, .. } => {
-                self.unstarted.remove(&id);
+            Standing::Held { worker, assigned_at, .. } => {
+                self.unstarted.remove(&(assigned_at, id));
                 self.cancelling.remove(&id);
                 if let Some(runs) = self.held.get_mut(&worker) {
                     runs.remove(&id);
@@ -192,10 +212,10 @@ impl State {
     fn enter(&mut self, id: RunId, standing: Standing) {
         match standing {
             Standing::Queued { class, place } => self.queue.insert(class, place),
-            Standing::Held { worker, unstarted, cancelling } => {
+            Standing::Held { worker, assigned_at, unstarted, cancelling } => {
                 self.held.entry(worker).or_default().insert(id);
                 if unstarted {
-                    self.unstarted.insert(id);
+                    self.unstarted.insert((assigned_at, id));
                 }
                 if cancelling {
                     self.cancelling.insert(id);
@@ -230,7 +250,7 @@ impl Fold for State {
 #[derive(PartialEq, Eq)]
 enum Standing {
     Queued { class: Class, place: Place },
-    Held { worker: WorkerId, unstarted: bool, cancelling: bool },
+    Held { worker: WorkerId, assigned_at: Timestamp, unstarted: bool, cancelling: bool },
     Ended { worker: Option<WorkerId>, place: Place },
 }
 
@@ -240,7 +260,8 @@ impl Standing {
         if let Some(attempt) = run.current() {
             let unstarted = run.state == RunState::Assigned;
             let cancelling = run.cancel_requested.is_some();
-            return Self::Held { worker: attempt.worker, unstarted, cancelling };
+            let (worker, assigned_at) = (attempt.worker, attempt.assigned_at);
+            return Self::Held { worker, assigned_at, unstarted, cancelling };
         }
         if run.state == RunState::Queued {
             return Self::Queued { class: Class::of(run), place };

@@ -300,6 +300,18 @@ fn what_was_never_begun_is_skipped_and_what_never_ended_failed() {
 }
 
 #[test]
+fn another_attempt_begins_with_the_first_job() {
+    let done = job_finished(1, 1, 1, JobState::Succeeded, 220);
+    let facts = own([submitted(1), assigned(1, 1, 1), started(1, 1), done, requeued(1, 1, "lost")]);
+    let state = State::replay(&facts);
+    let again = state.run(run(1)).unwrap();
+    assert_eq!(again.started_at, None);
+    assert!(
+        again.jobs.iter().all(|job| job.state == JobState::Waiting && job.finished_at.is_none())
+    );
+}
+
+#[test]
 fn a_worker_without_the_current_lease_cannot_finish_the_run() {
     let moved = || {
         let lost = requeued(1, 1, "worker w1 was lost");

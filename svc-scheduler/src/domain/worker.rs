@@ -132,7 +132,11 @@ impl Requirement {
 
 /// Which workers are attached at this moment. Not a fact of the log: it comes with the command.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Connected(BTreeMap<WorkerId, Presence>);
+pub struct Connected {
+    present: BTreeMap<WorkerId, Presence>,
+    /// Those of them that ask just now.
+    polling: BTreeSet<WorkerId>,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
@@ -156,19 +160,33 @@ impl Presence {
 
 impl Connected {
     pub fn set(&mut self, worker: WorkerId, presence: Presence) {
-        self.0.insert(worker, presence);
+        self.present.insert(worker, presence);
+        if matches!(presence, Presence::Polls { .. }) {
+            self.polling.insert(worker);
+        } else {
+            self.polling.remove(&worker);
+        }
     }
 
     pub fn remove(&mut self, worker: WorkerId) {
-        self.0.remove(&worker);
+        self.present.remove(&worker);
+        self.polling.remove(&worker);
     }
 
     #[must_use]
     pub fn get(&self, worker: WorkerId) -> Option<Presence> {
-        self.0.get(&worker).copied()
+        self.present.get(&worker).copied()
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (WorkerId, Presence)> {
-        self.0.iter().map(|(&worker, &presence)| (worker, presence))
+    pub(super) fn iter(&self) -> impl Iterator<Item = (WorkerId, Presence)> {
+        self.present.iter().map(|(&worker, &presence)| (worker, presence))
+    }
+
+    /// Who asks just now, and how much room each has.
+    pub(super) fn polling(&self) -> impl Iterator<Item = (WorkerId, u32)> {
+        self.polling.iter().filter_map(|&worker| match self.get(worker)? {
+            Presence::Polls { free } => Some((worker, free)),
+            Presence::Pushed | Presence::Polled | Presence::Draining => None,
+        })
     }
 }

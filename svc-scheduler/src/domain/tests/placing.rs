@@ -118,6 +118,21 @@ fn another_worker_is_preferred_to_the_last_one_even_if_it_is_busy() {
 }
 
 #[test]
+fn once_all_have_tried_a_run_the_last_one_is_the_last_choice() {
+    let tried = |workers: &[u128]| {
+        let mut facts = own([submitted(1)]);
+        for (attempt, &on) in (1..).zip(workers) {
+            facts.extend(own([assigned(1, attempt, on), requeued(1, attempt, "")]));
+        }
+        [joined(1, 1, &["golang"]), joined(2, 1, &["golang"]), primary(3, 1, &["golang"]), facts]
+    };
+    // Two that cannot do it do not keep it from the primary.
+    assert_eq!(assign(tried(&[1, 2]), attached(&[1, 2, 3])), [(1, 3)]);
+    assert_eq!(assign(tried(&[1, 3, 2]), attached(&[1, 2, 3])), [(1, 1)]);
+    assert_eq!(assign(tried(&[1, 2]), attached(&[2])), [(1, 2)]);
+}
+
+#[test]
 fn the_primary_takes_only_what_no_other_worker_can() {
     let both = || [primary(1, 9, &["golang"]), joined(2, 1, &["golang"])].concat();
     assert_eq!(assign([both(), wants(1, &[])], attached(&[1, 2])), [(1, 2)]);

@@ -181,7 +181,7 @@ fn assert_sound(state: &State) {
             let is_live = run.state.is_held() && index + 1 == run.attempts.len();
             assert_eq!(attempt.ended_at.is_none(), is_live);
         }
-        let unstarted = state.unstarted().any(|(other, _)| other == id);
+        let unstarted = state.unstarted(at(0)).any(|(other, _)| other == id);
         assert_eq!(unstarted, run.state == RunState::Assigned);
         let cancelling = state.cancelling().any(|(other, _)| other == id);
         assert_eq!(cancelling, run.state.is_held() && run.cancel_requested.is_some());
@@ -193,6 +193,10 @@ fn assert_sound(state: &State) {
         .map(worker)
         .filter(|&id| state.held_count(id) > 0 && state.worker(id).is_some_and(Worker::is_gone));
     assert_eq!(state.gone_holding().collect::<BTreeSet<_>>(), gone.collect());
+    let roomy = state
+        .workers()
+        .filter(|(id, worker)| worker.is_active() && state.held_count(*id) < worker.slots);
+    assert!(state.roomy().eq(roomy));
 }
 
 /// In which order facts of different streams are folded does not matter.
