@@ -81,7 +81,7 @@ async fn story(house: &mut House, server: &ServerArgs) -> Result<Told> {
         follower.follow(&run, expected.what);
         runs.push((run, expected));
     }
-    cancel_when_running(house, &runs).await?;
+    cancel_in_the_middle(house, &runs).await?;
     crash(house, &runs).await?;
 
     let mut ended = Vec::new();
@@ -134,12 +134,12 @@ fn eight<'a>(python: &'a Pipeline, rust: &'a Pipeline) -> Vec<(&'a Pipeline, Sta
     ]
 }
 
-async fn cancel_when_running(house: &House, runs: &[(Run, Expected)]) -> Result<()> {
+async fn cancel_in_the_middle(house: &House, runs: &[(Run, Expected)]) -> Result<()> {
     let (run, _) = runs
         .iter()
         .find(|(_, expected)| expected.status == "cancelled")
         .context("one run is to be cancelled")?;
-    house.running(&run.uniqueid).await?;
+    house.in_the_middle(&run.uniqueid).await?;
     let path = format!("/api/v1/run/{}/stop", run.uniqueid);
     house.client().call(http::Method::POST, &path, Some(&json!({}))).await?;
     Ok(())
@@ -152,7 +152,7 @@ async fn crash(house: &mut House, runs: &[(Run, Expected)]) -> Result<()> {
         .iter()
         .find(|(_, expected)| expected.retried)
         .context("one run is to be tried again")?;
-    let agent = house.running(&run.uniqueid).await?.worker();
+    let agent = house.in_the_middle(&run.uniqueid).await?.worker();
     heading(&format!("kill -9 for agent {agent}, in the middle of a run"));
     house.kill_agent(&agent).await?;
     house.until(&run.uniqueid, "it is tried again", |run| run.attempts.len() > 1).await?;

@@ -100,7 +100,7 @@ fn imports_are_taken_apart() {
         "//! x\nuse std::{\n    collections::{BTreeMap, BTreeSet},\n    fs,\n};\nuse ids::RunId;\n";
     let expected =
         ["std::collections::BTreeMap", "std::collections::BTreeSet", "std::fs", "ids::RunId"];
-    assert_eq!(imports(&text), expected);
+    assert_eq!(imports(text), expected);
 }
 
 /// Services share schemas and facts, never code.

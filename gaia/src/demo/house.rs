@@ -158,8 +158,13 @@ impl House {
         .await
     }
 
-    pub(super) async fn running(&self, run: &str) -> Result<Run> {
-        self.until(run, "it runs", |run| run.status == "running" || run.is_over()).await
+    /// The run, once some of its jobs are done and others at work.
+    pub(super) async fn in_the_middle(&self, run: &str) -> Result<Run> {
+        self.until(run, "it is in the middle", |run| {
+            let has = |status| run.jobs.iter().any(|job| job.status == status);
+            has("success") && has("running")
+        })
+        .await
     }
 
     pub(super) async fn ended(&self, run: &str) -> Result<Run> {
