@@ -120,6 +120,11 @@ impl LogFile {
         Ok(Self { place, file, length, durable: length, unsure, hash, sealed, generation: 0 })
     }
 
+    #[cfg(test)]
+    pub(crate) fn write_to(&mut self, file: File) {
+        self.file = Some(file);
+    }
+
     pub(crate) fn progress(&self) -> Progress {
         Progress { exists: self.file.is_some(), length: self.durable, generation: self.generation }
     }

@@ -17,10 +17,10 @@ use tonic::Status;
 use crate::{
     api::stopped,
     codec,
-    domain::{LogId, State},
+    domain::{LogId, Over, State},
     file::Progress,
     service::Logs,
-    standing::{Standing, Standings},
+    standing::Standings,
     store::Store,
     writer::OpenLog,
 };
@@ -153,7 +153,7 @@ pub(crate) async fn open(store: &Arc<Store>, owner: &Logs, log: LogId) -> Result
 struct Follower {
     library: Library,
     wanted: Wanted,
-    standing: watch::Receiver<Standing>,
+    standing: watch::Receiver<Over>,
     offset: u64,
     /// Once the log has appeared.
     followed: Option<Followed>,
@@ -179,7 +179,7 @@ impl Follower {
                 continue;
             };
             // In this order: what is stored when the attempt is over is all that will be read.
-            let is_over = self.standing.borrow_and_update().over.contains(followed.log.attempt);
+            let is_over = self.standing.borrow_and_update().contains(followed.log.attempt);
             let progress = *followed.progress.borrow_and_update();
             if progress.generation != followed.generation {
                 self.followed = None;
@@ -210,7 +210,7 @@ impl Follower {
     /// `None`: the log will never appear.
     async fn appearance(&mut self) -> Result<Option<Followed>, Status> {
         loop {
-            let over = self.standing.borrow_and_update().over.clone();
+            let over = self.standing.borrow_and_update().clone();
             if let Some(log) = self.library.find(self.wanted).await? {
                 self.wanted.attempt = log.attempt;
                 return self.followed(log).await.map(Some);

@@ -17,17 +17,9 @@ use crate::{
     service::Logs,
 };
 
-/// Where the logs of a run stand.
-#[derive(Clone, Debug)]
-pub(crate) struct Standing {
-    pub(crate) over: Over,
-    /// The newest attempt that was seen to get a log; 0: none was.
-    pub(crate) newest_log: Attempt,
-}
-
 /// The runs that are followed.
 #[derive(Debug, Default)]
-pub(crate) struct Standings(Mutex<HashMap<RunId, watch::Sender<Standing>>>);
+pub(crate) struct Standings(Mutex<HashMap<RunId, watch::Sender<Over>>>);
 
 impl Standings {
     /// Follows a run that the state knows to be open.
@@ -35,9 +27,8 @@ impl Standings {
         &self,
         run: RunId,
         owner: &Logs,
-    ) -> Result<watch::Receiver<Standing>, Stopped> {
-        let nothing =
-            Standing { over: Over { through: Attempt(0), sealed: vec![] }, newest_log: Attempt(0) };
+    ) -> Result<watch::Receiver<Over>, Stopped> {
+        let nothing = Over { through: Attempt(0), sealed: vec![] };
         let standing =
             self.lock().entry(run).or_insert_with(|| watch::Sender::new(nothing)).subscribe();
         // What happened before it was followed.
@@ -45,11 +36,10 @@ impl Standings {
         Ok(standing)
     }
 
+    /// Wakes who waits for a log of this run to appear.
     pub(crate) fn note_log(&self, log: LogId) {
         if let Some(standing) = self.lock().get(&log.run) {
-            standing.send_modify(|standing| {
-                standing.newest_log = standing.newest_log.max(log.attempt);
-            });
+            standing.send_modify(|_| ());
         }
     }
 
@@ -80,14 +70,14 @@ impl Standings {
         };
         for (run, over) in owner.read(look).await? {
             if let Some(standing) = self.lock().get(&run) {
-                standing.send_if_modified(|standing| standing.over.grow(over));
+                standing.send_if_modified(|standing| standing.grow(over));
             }
         }
         Ok(())
     }
 
     /// Nothing is half done while the lock is held, so a panic cannot leave the map wrong.
-    fn lock(&self) -> MutexGuard<'_, HashMap<RunId, watch::Sender<Standing>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<RunId, watch::Sender<Over>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

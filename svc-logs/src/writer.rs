@@ -263,3 +263,39 @@ impl LogFile {
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     spawn_blocking(work).await.expect("work on files neither panics nor is aborted")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use ids::{Attempt, RunId};
+
+    use super::*;
+    use crate::domain::LogId;
+
+    #[test]
+    fn of_a_batch_that_meets_a_full_disk_nothing_is_acknowledged() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = LogId { run: RunId::from_uuid(uuid::Uuid::nil()), attempt: Attempt(1) };
+        let place = Place { log, folder: folder.path().into(), most_bytes: 100 };
+        let mut file = LogFile::open(place, None).unwrap();
+        // A device that is always full.
+        file.write_to(File::options().read(true).write(true).open("/dev/full").unwrap());
+        let (first, mut first_answer) = oneshot::channel();
+        let (second, mut second_answer) = oneshot::channel();
+        let append = |data: &'static [u8], reply| {
+            let data = Bytes::from_static(data);
+            Request::Append { offset: 0, data, end: None, reply }
+        };
+        let (left, progress, answers) =
+            write(file, vec![append(b"one", first), append(b"", second)]);
+        assert!(left.is_err());
+        assert_eq!(progress.length, 0);
+        for (reply, answer) in answers {
+            reply.send(answer).unwrap();
+        }
+        for answer in [&mut first_answer, &mut second_answer] {
+            assert!(matches!(answer.try_recv().unwrap(), Err(Refusal::Full { .. })));
+        }
+    }
+}

@@ -19,7 +19,10 @@ use proto::{
 use svc_logs::{Config, Deps, Service};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use tonic::{
+    Code, Status, Streaming,
+    codegen::{Service as _, http},
+};
 use transport::Channel;
 use uuid::Uuid;
 
@@ -44,6 +47,8 @@ async fn an_interrupted_log_goes_on_after_a_restart_and_is_sealed() {
     life.stop().await;
 
     let mut life = house.start().await;
+    let refused = life.append(1, 11, b"!").await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
     assert_eq!(life.end(1, 0, whole, whole).await.unwrap(), 11, "a retry after a restart");
     let refused = life.append(1, 11, b"!").await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
@@ -97,6 +102,9 @@ async fn a_follower_reads_to_the_end_when_the_attempt_is_over() {
     house.requeued(1).await;
     assert_eq!(next(&mut first).await, Some((1, 3, b" more".to_vec())));
     assert_eq!(next(&mut first).await, None);
+    let mut late = life.follow(1, 3).await.unwrap();
+    assert_eq!(next(&mut late).await, Some((1, 3, b" more".to_vec())));
+    assert_eq!(next(&mut late).await, None, "it was over before it was followed");
 
     life.append(2, 0, b"again").await.unwrap();
     assert_eq!(next(&mut second).await, Some((2, 0, b"again".to_vec())));
@@ -120,6 +128,20 @@ async fn a_follower_of_a_run_that_never_prints_ends_with_it() {
     house.cancelled().await;
     assert_eq!(next(&mut any).await, None);
     assert_eq!(next(&mut second).await, None);
+}
+
+#[tokio::test]
+async fn a_run_that_was_submitted_just_now_can_be_followed() {
+    let house = House::new();
+    let mut life = house.start().await;
+    // The service has not folded all of this when it is asked.
+    for _ in 0..2_000 {
+        house.requeued(1).await;
+    }
+    house.submitted().await;
+    let mut follower = life.follow(0, 0).await.unwrap();
+    life.append(1, 0, b"one").await.unwrap();
+    assert_eq!(next(&mut follower).await, Some((1, 0, b"one".to_vec())));
 }
 
 #[tokio::test]
@@ -232,6 +254,27 @@ async fn a_replacement_that_breaks_off_changes_nothing() {
     let refused = life.client.replace_log(nothing).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert_eq!(life.read(1, 0, false).await.unwrap(), b"one two");
+}
+
+#[tokio::test]
+async fn a_replacement_whose_stream_fails_changes_nothing() {
+    let house = House::new();
+    let mut life = house.start().await;
+    life.append(1, 0, b"one").await.unwrap();
+    let message = replace_request(b"one two").encode_to_vec();
+    let frame = [&[0], &(message.len() as u32).to_be_bytes()[..], &message[..]].concat();
+    let pieces = [Ok(frame), Err(std::io::Error::other("the uplink is gone"))];
+    let request = http::Request::post("http://localhost/gaia.logs.v1.Logs/ReplaceLog")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(tonic::body::Body::new(axum::body::Body::from_stream(stream::iter(pieces))))
+        .unwrap();
+    let gateway = Peer::Service("gateway".into());
+    let mut channel = Channel::local(life.service.router.clone(), gateway);
+    let response = channel.call(request).await.unwrap();
+    assert_ne!(response.headers()["grpc-status"], "0");
+    assert_eq!(life.read(1, 0, false).await.unwrap(), b"one");
+    house.nothing_is_left_aside().await;
 }
 
 #[tokio::test]
