@@ -40,7 +40,7 @@ impl BenchWorker {
         let mut worker = WorkerClient::new(channel.clone());
         let instance = WorkerInstance {
             unique_id: id.clone(),
-            worker_slots: 100_000,
+            worker_slots: 10_000,
             tags: vec!["cpp".into(), name.replace('/', "")],
             push: true,
             ..WorkerInstance::default()
