@@ -40,6 +40,7 @@ pub fn decode(recorded: &Recorded) -> Result<Option<Event>, DecodeError> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use eventlog::{Metadata, NewEvent};
     use ids::EventId;
     use uuid::Uuid;
@@ -67,7 +68,7 @@ mod tests {
         let digest = Digest::from_bytes([9; 32]);
         let event = Event::ArtifactStored { digest, size: 300, at: Timestamp(1_000) };
         let encoded = encode(&event);
-        let hex: String = encoded.data.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = format!("{:x}", Bytes::from(encoded.data.clone()));
         assert_eq!(
             (encoded.version, hex.as_str()),
             (1, "0a20090909090909090909090909090909090909090909090909090909090909090910ac0218e807")

@@ -288,3 +288,50 @@ fn unknown(wanted: Wanted) -> Status {
         attempt => format!("attempt {attempt} of run {} has no log", wanted.run),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use eventlog::{Clock, Expected, Metadata, NewEvent};
+    use ids::{EventId, Timestamp};
+    use prost::Message;
+    use proto::scheduler::events::v1::RunSubmitted;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{Config, service::RULES};
+
+    async fn submit(log: &Log, run: RunId) {
+        let submitted = RunSubmitted { run_id: run.to_string(), ..RunSubmitted::default() };
+        let event = NewEvent {
+            id: EventId::from_uuid(Uuid::nil()),
+            event_type: "RunSubmitted".into(),
+            data: submitted.encode_to_vec().into(),
+            metadata: Metadata::default(),
+        };
+        log.append(codec::run_stream(run), Expected::Any, vec![event]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_run_that_is_too_new_to_be_folded_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { data: dir.path().into(), ..Config::default() };
+        let standings = Arc::new(Standings::default());
+        let store = Arc::new(Store::open(&config, Arc::clone(&standings)).unwrap());
+        let clock = Clock::from_fn(|| Timestamp(1));
+        // What the service has folded lags behind what is in the log.
+        let (folded, log) = (Log::in_memory(clock.clone()), Log::in_memory(clock));
+        let (owner, _task) = Logs::start(folded.clone(), RULES).await.unwrap();
+        let library = Library { store, standings, owner, log: log.clone() };
+        let run = RunId::from_uuid(Uuid::nil());
+        let wanted = Wanted { run, attempt: Attempt(0), offset: 0 };
+
+        submit(&log, run).await;
+        let following = tokio::spawn(library.follow(wanted));
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!following.is_finished());
+        submit(&folded, run).await;
+        assert!(following.await.unwrap().is_ok());
+    }
+}

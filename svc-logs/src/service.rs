@@ -19,7 +19,7 @@ use crate::{
 /// The one task that owns the state.
 pub(crate) type Logs = Owner<State, Command, Event, Rejection>;
 
-const RULES: Rules<State, Command, Event, Rejection> = Rules {
+pub(crate) const RULES: Rules<State, Command, Event, Rejection> = Rules {
     owns: codec::OWNS,
     follows: codec::FOLLOWS,
     decide,

@@ -182,7 +182,7 @@ mod tests {
         let log = LogId { run: RunId::from_uuid(uuid::Uuid::from_u128(1)), attempt: Attempt(1) };
         let follower = store.get_or_open(log, None);
         follower.append(0, Bytes::from_static(b"one "), None).await.unwrap();
-        tokio::time::advance(Duration::from_secs(3_600)).await;
+        tokio::time::advance(Duration::from_hours(1)).await;
         tokio::task::yield_now().await;
         assert!(store.get(log).is_some());
         assert!(!follower.is_closed());

@@ -134,7 +134,7 @@ async fn deleting_cancels_the_build_and_frees_the_name() {
     let mut life = house.start().await;
     let created = life.client.create_pipeline(request("Hello")).await.unwrap().into_inner();
     house.submission(1).await;
-    let delete = || BuildPipelineRequest { id: 1, caller: caller() };
+    let delete = || BuildPipelineRequest { id: 1, caller: Some(caller()) };
     let deleted = life.client.delete_pipeline(delete()).await.unwrap().into_inner();
     assert_eq!(life.client.delete_pipeline(delete()).await.unwrap().into_inner(), deleted);
     house.event("RunCancelled", 1).await;
@@ -403,7 +403,7 @@ impl Life {
     }
 
     async fn build(&mut self, id: u64) -> Result<Pipeline, Status> {
-        let request = BuildPipelineRequest { id, caller: caller() };
+        let request = BuildPipelineRequest { id, caller: Some(caller()) };
         self.client.build_pipeline(request).await.map(Response::into_inner)
     }
 }
@@ -412,8 +412,8 @@ fn clock() -> Clock {
     Clock::from_fn(|| Timestamp(1_000))
 }
 
-fn caller() -> Option<Caller> {
-    Some(Caller { name: "user:ann".into(), ..Caller::default() })
+fn caller() -> Caller {
+    Caller { name: "user:ann".into(), ..Caller::default() }
 }
 
 fn request(name: &str) -> CreatePipelineRequest {
@@ -428,7 +428,7 @@ fn request(name: &str) -> CreatePipelineRequest {
             password: SECRET.into(),
             private_key: "-----BEGIN KEY-----\n".into(),
         }),
-        caller: caller(),
+        caller: Some(caller()),
         pinned_worker: "big one".into(),
     }
 }

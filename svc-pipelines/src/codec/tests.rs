@@ -92,7 +92,7 @@ fn golden() -> Vec<(Event, &'static str)> {
 fn events_are_stored_as_they_always_were() {
     for (event, expected) in golden() {
         let encoded = encode(&event);
-        let hex: String = encoded.data.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = format!("{:x}", Bytes::from(encoded.data.clone()));
         assert_eq!((encoded.version, hex.as_str()), (1, expected), "{event:?}");
         let back = decode(&recorded(&stream(&event), encoded.event_type, encoded.data)).unwrap();
         assert_eq!(back, Some(Fact::Pipeline(event)));
