@@ -1,5 +1,7 @@
 //! Tracing start-up: what every process of the house does first.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Logs to standard error: one line an event, or JSON where `GAIA_LOG_FORMAT=json`. `GAIA_LOG` takes
@@ -13,7 +15,9 @@ pub fn init(default_filter: &str) {
     let outcome = if json {
         registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init()
     } else {
-        registry.with(fmt::layer().with_target(false).with_writer(std::io::stderr)).try_init()
+        let colours = std::io::stderr().is_terminal();
+        let lines = fmt::layer().with_target(false).with_ansi(colours);
+        registry.with(lines.with_writer(std::io::stderr)).try_init()
     };
     if outcome.is_err() {
         tracing::debug!("tracing was started before");
