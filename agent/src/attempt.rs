@@ -12,7 +12,7 @@ use std::{fs, io, sync::Arc};
 use proto::worker::PipelineRun;
 
 use crate::{
-    build,
+    build, leftovers,
     order::{Lease, Order, Task},
     primary::Primary,
     report::{Delivery, Ending, Reporter},
@@ -64,6 +64,9 @@ async fn work(
 ) -> Ending {
     let path = workshop.home.spool(&order.lease.file_name());
     let (secrets, limit) = (order.secrets.clone(), workshop.config.log_limit);
+    if let Err(error) = leftovers::note(&workshop.home, &order.lease) {
+        return give_up(Trouble::io("cannot keep the log", error), stopper);
+    }
     let spooled = Spool::start(path.clone(), secrets, limit, stopper.clone()).await;
     let (spool, log, progress) = match spooled {
         Ok(spooled) => spooled,
@@ -146,10 +149,8 @@ fn without_secrets(ending: Ending, order: &Order) -> Ending {
 /// Removes what only this attempt needed.
 fn clear(workshop: &Workshop, lease: &Lease) {
     let name = lease.file_name();
-    let removed = [
-        fs::remove_dir_all(workshop.home.work(&name)),
-        fs::remove_file(workshop.home.spool(&name)),
-    ];
+    let removed =
+        [fs::remove_dir_all(workshop.home.work(&name)), leftovers::remove(&workshop.home, lease)];
     for error in removed.into_iter().filter_map(Result::err) {
         if error.kind() != io::ErrorKind::NotFound {
             tracing::warn!(run = %lease.run, %error, "cannot remove what an attempt left");

@@ -5,18 +5,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bytes::{Bytes, BytesMut};
-use http::Method;
+use ::http::Method;
 use ids::Digest;
 use proto::worker::BuildResult;
 use serde::Deserialize;
-use tokio::{fs::File, io::AsyncReadExt as _};
+use tokio::fs::File;
 
 use crate::{
     command::Step,
     git,
     home::make_dir,
-    http::{call, leased, streamed},
+    http::{self, leased},
     order::{BuildTask, Language, Lease, Order, job_message},
     prepare::prepare,
     primary::Primary,
@@ -31,7 +30,6 @@ use crate::{
 
 const NAME: &str = "build";
 const UPLOADS: u32 = 8;
-const PIECE: usize = 128 * 1024;
 
 pub(crate) async fn build(
     workshop: &Workshop,
@@ -240,10 +238,8 @@ async fn upload(
         let file = file.map_err(|error| Trouble::io("reading the binary", error))?;
         let request = leased(Method::PUT, &format!("/artifacts/sha256/{digest}"), lease)
             .header("content-type", "application/octet-stream")
-            .header("content-length", size)
-            .body(streamed(pieces(file)))
-            .expect("ids and numbers make a valid request");
-        match call(primary.bulk(), request).await {
+            .header("content-length", size);
+        match http::upload(primary.bulk(), request, file).await {
             Ok(answer) if answer.status.is_success() => return Ok(()),
             Ok(answer) if !answer.is_passing() => {
                 let text = answer.text();
@@ -256,16 +252,6 @@ async fn upload(
         pauses.pause().await;
     }
     Err(Trouble::Worker(format!("upload failed: {why}")))
-}
-
-fn pieces(file: File) -> impl futures::Stream<Item = io::Result<Bytes>> + Send + 'static {
-    futures::stream::try_unfold(file, |mut file| async move {
-        let mut piece = BytesMut::with_capacity(PIECE);
-        match file.read_buf(&mut piece).await? {
-            0 => Ok(None),
-            _ => Ok(Some((piece.freeze(), file))),
-        }
-    })
 }
 
 #[cfg(test)]

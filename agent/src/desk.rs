@@ -13,13 +13,14 @@ use ids::RunId;
 use proto::worker::{Instruction, PipelineRun, WorkerInstance};
 use tokio::{
     sync::{mpsc, watch},
-    task::{Id, JoinSet},
+    task::{Id, JoinError, JoinSet},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     attempt::attend,
+    leftovers,
     order::Lease,
     primary::Primary,
     report::{Ending, Reporter},
@@ -94,6 +95,7 @@ impl Desk {
         };
         let session = receive(self.primary.clone(), self.instance(tags), wires);
         let mut session = AbortOnDropHandle::new(tokio::spawn(session));
+        let _shipping = self.ship_leftovers();
         let mut closing: Option<Closing> = None;
         loop {
             if let Some(closing) = &closing
@@ -110,7 +112,7 @@ impl Desk {
             tokio::select! {
                 Some(order) = orders.recv() => self.take(order),
                 Some(ended) = self.attempts.join_next_with_id() => {
-                    self.forget(ended.map_or_else(|error| error.id(), |(id, ())| id));
+                    self.forget(ended);
                 }
                 _not_registered = &mut session => {
                     self.stop_all(&Why::Lost).await;
@@ -137,6 +139,15 @@ impl Desk {
         }
     }
 
+    /// Ships the logs of a previous life, beside everything else.
+    fn ship_leftovers(&self) -> AbortOnDropHandle<()> {
+        let (workshop, primary) = (Arc::clone(&self.workshop), self.primary.clone());
+        // No attempt has begun yet, so all that is there is left over.
+        let found = leftovers::find(&workshop.home);
+        let task = async move { leftovers::deliver(found, &primary, &workshop.home).await };
+        AbortOnDropHandle::new(tokio::spawn(task))
+    }
+
     fn instance(&self, tags: Vec<String>) -> WorkerInstance {
         WorkerInstance {
             unique_id: self.primary.worker().to_owned(),
@@ -157,7 +168,7 @@ impl Desk {
         }
         match (Lease::of(&order), instruction) {
             (Err(why), _) => {
-                tracing::error!(why, "an order has no usable run id")
+                tracing::error!(why, "an order has no usable run id");
             }
             (Ok(lease), Instruction::Cancel) => self.cancel(&lease, &order),
             (Ok(lease), _) => self.begin(lease, order),
@@ -191,20 +202,34 @@ impl Desk {
             Some(held) if held.lease == *lease => held.stopper.stop(Why::Cancelled),
             _ if self.done.contains(&(lease.run, lease.attempt)) => {}
             _ => {
-                let reporter = Reporter::start(self.primary.clone(), order, Stopper::default());
-                let ending = Ending::Cancelled("cancelled before it began".into());
-                self.attempts.spawn(async move {
-                    reporter.finish(ending).await;
-                });
+                self.say(order, Ending::Cancelled("cancelled before it began".into()));
             }
         }
     }
 
-    fn forget(&mut self, task: Id) {
+    /// Reports the end of an attempt that nobody attends to.
+    fn say(&mut self, order: &PipelineRun, ending: Ending) {
+        let reporter = Reporter::start(self.primary.clone(), order, Stopper::default());
+        self.attempts.spawn(async move {
+            reporter.finish(ending).await;
+        });
+    }
+
+    fn forget(&mut self, ended: Result<(Id, ()), JoinError>) {
+        let task = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
         let found = self.held.iter().find(|(_, held)| held.task == task).map(|(run, _)| *run);
         let Some(held) = found.and_then(|run| self.held.remove(&run)) else { return };
+        if let Err(error) = ended {
+            tracing::error!(run = %held.lease.run, %error, "the agent failed in an attempt");
+            self.say(
+                &held.lease.message(),
+                Ending::GivenBack(format!("the agent failed: {error}")),
+            );
+        }
         self.done.push_back((held.lease.run, held.lease.attempt));
-        self.done.truncate(REMEMBERED);
+        if self.done.len() > REMEMBERED {
+            self.done.pop_front();
+        }
         self.publish();
     }
 

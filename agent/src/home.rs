@@ -107,8 +107,12 @@ impl Home {
         self.root.join("spool").join(format!("{attempt}.log"))
     }
 
+    pub(crate) fn spools(&self) -> PathBuf {
+        self.root.join("spool")
+    }
+
     /// Ends the processes of attempts that a previous life of the agent began, and removes their
-    /// files: the server was told (by their absence) that these attempts are lost.
+    /// files, but not their logs.
     fn clear_leftovers(&self) -> io::Result<()> {
         for entry in fs::read_dir(self.root.join("work"))? {
             let dir = entry?.path();
@@ -117,9 +121,7 @@ impl Home {
             }
             fs::remove_dir_all(&dir)?;
         }
-        let spool = self.root.join("spool");
-        fs::remove_dir_all(&spool)?;
-        make_dir(&spool)
+        Ok(())
     }
 }
 

@@ -1,13 +1,21 @@
 //! Plain HTTP beside the Worker API: joining, binaries, logs.
 
-use std::time::Duration;
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use bytes::Bytes;
-use futures::StreamExt as _;
+use bytes::{Bytes, BytesMut};
+use futures::Stream;
 use http::{Method, Request, Response, StatusCode};
+use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
 use serde::de::DeserializeOwned;
-use tokio::time::timeout;
+use tokio::{fs::File, io::AsyncReadExt as _, time::timeout};
 use tonic::body::Body;
 use tower::ServiceExt as _;
 use transport::{Channel, ChannelError};
@@ -17,6 +25,8 @@ use crate::order::Lease;
 /// For the head of an answer, and between two pieces of its body.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 const LONGEST_ANSWER: usize = 1 << 20;
+/// Bytes that are read of a file at once.
+const PIECE: usize = 128 * 1024;
 
 /// Nobody knows whether the request was handled: try again.
 #[derive(Debug, thiserror::Error)]
@@ -78,14 +88,6 @@ pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
     Body::new(Full::new(bytes.into()))
 }
 
-/// A body of bytes that are read as they are sent.
-pub(crate) fn streamed<S>(pieces: S) -> Body
-where
-    S: futures::Stream<Item = std::io::Result<Bytes>> + Send + 'static,
-{
-    Body::new(StreamBody::new(pieces.map(|piece| piece.map(http_body::Frame::data))))
-}
-
 /// The head of the answer; its body is still to come.
 pub(crate) async fn open(
     channel: &Channel,
@@ -110,4 +112,43 @@ pub(crate) async fn read(response: Response<Body>) -> Result<Answer, HttpError> 
 /// Sends a request and reads the whole answer.
 pub(crate) async fn call(channel: &Channel, request: Request<Body>) -> Result<Answer, HttpError> {
     read(open(channel, request).await?).await
+}
+
+/// Sends a file as the body, however long it takes, as long as it advances.
+pub(crate) async fn upload(
+    channel: &Channel,
+    request: http::request::Builder,
+    file: File,
+) -> Result<Answer, HttpError> {
+    let sent = Arc::new(AtomicU64::new(0));
+    let body = Body::new(StreamBody::new(frames(file, Arc::clone(&sent))));
+    let request = request.body(body).expect("ids and numbers make a valid request");
+    let answering = channel.clone().oneshot(request);
+    tokio::pin!(answering);
+    let mut before = 0;
+    loop {
+        match timeout(PATIENCE, &mut answering).await {
+            Ok(answer) => return read(answer?).await,
+            Err(_) => match sent.load(Ordering::Relaxed) {
+                now if now == before => return Err(HttpError::Silence),
+                now => before = now,
+            },
+        }
+    }
+}
+
+fn frames(
+    file: File,
+    sent: Arc<AtomicU64>,
+) -> impl Stream<Item = io::Result<Frame<Bytes>>> + Send + 'static {
+    futures::stream::try_unfold((file, sent), |(mut file, sent)| async move {
+        let mut piece = BytesMut::with_capacity(PIECE);
+        match file.read_buf(&mut piece).await? {
+            0 => Ok(None),
+            count => {
+                sent.fetch_add(count as u64, Ordering::Relaxed);
+                Ok(Some((Frame::data(piece.freeze()), (file, sent))))
+            }
+        }
+    })
 }

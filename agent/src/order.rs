@@ -28,6 +28,16 @@ impl Lease {
         format!("{}-{}", self.run, self.attempt)
     }
 
+    /// Names the attempt and nothing else.
+    pub(crate) fn message(&self) -> PipelineRun {
+        PipelineRun {
+            unique_id: self.run.to_string(),
+            attempt: self.attempt,
+            lease_token: self.token.clone(),
+            ..PipelineRun::default()
+        }
+    }
+
     pub(crate) fn held(&self) -> HeldLease {
         HeldLease {
             run_id: self.run.to_string(),

@@ -21,8 +21,9 @@ use crate::{
 /// pip tells what a file is by its name.
 pub(crate) const PIPELINE: &str = "pipeline.tar.gz";
 
-/// Gaia's Python SDK needs a protobuf of its time, and a package that it does not declare.
-const CONSTRAINTS: &str = "protobuf<4\n";
+/// Gaia's Python SDK needs a protobuf of its time, and a package that it does not declare. The second
+/// line follows from the first and saves pip from trying thirty versions.
+const CONSTRAINTS: &str = "protobuf<4\ngrpcio-health-checking<1.49\n";
 const UNDECLARED: &str = "six";
 
 /// A virtual environment and how to install into it.

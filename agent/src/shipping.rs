@@ -25,6 +25,8 @@ use crate::{
 
 /// What the server takes at once.
 const LARGEST: u64 = 1 << 20;
+/// What gets through a very bad line.
+const SMALLEST: u64 = 16 << 10;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ShipError {
@@ -43,6 +45,7 @@ pub(crate) async fn ship(
 ) -> Result<(), ShipError> {
     let mut file = File::open(path).await?;
     let mut acknowledged = 0;
+    let mut largest = LARGEST;
     let mut pauses = Pauses::new();
     loop {
         let now = *progress.borrow_and_update();
@@ -52,7 +55,7 @@ pub(crate) async fn ship(
             }
             continue;
         }
-        let piece = Piece::read(&mut file, acknowledged, now).await?;
+        let piece = Piece::read(&mut file, acknowledged, now, largest).await?;
         match piece.send(channel, lease).await? {
             Reply::Until(offset) if offset > now.size => {
                 let text = format!("it has {offset} bytes of a log of {}", now.size);
@@ -64,9 +67,17 @@ pub(crate) async fn ship(
                 }
                 let advanced = offset > acknowledged;
                 acknowledged = offset;
-                if advanced { pauses.reset() } else { pauses.pause().await }
+                if advanced {
+                    largest = (largest * 2).min(LARGEST);
+                    pauses.reset();
+                } else {
+                    pauses.pause().await;
+                }
             }
-            Reply::Again => pauses.pause().await,
+            Reply::Again => {
+                largest = (largest / 2).max(SMALLEST);
+                pauses.pause().await;
+            }
         }
     }
 }
@@ -85,8 +96,13 @@ enum Reply {
 }
 
 impl Piece {
-    async fn read(file: &mut File, offset: u64, now: Progress) -> std::io::Result<Self> {
-        let length = (now.size - offset).min(LARGEST);
+    async fn read(
+        file: &mut File,
+        offset: u64,
+        now: Progress,
+        largest: u64,
+    ) -> std::io::Result<Self> {
+        let length = (now.size - offset).min(largest);
         file.seek(SeekFrom::Start(offset)).await?;
         let mut bytes = vec![0; usize::try_from(length).expect("a piece is small")];
         file.read_exact(&mut bytes).await?;

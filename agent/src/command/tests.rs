@@ -96,7 +96,7 @@ async fn stop_when_begun(fixture: &Fixture, why: Why) {
 
 #[tokio::test]
 async fn a_stopped_step_gets_time_to_end() {
-    let fixture = begin(Duration::from_secs(60)).await;
+    let fixture = begin(Duration::from_mins(1)).await;
     let step =
         fixture.shell("trap 'echo bye; exit 0' TERM; touch begun; while :; do sleep 0.05; done");
     let (done, ()) =
@@ -123,7 +123,7 @@ async fn a_step_that_does_not_end_is_killed_with_all_that_it_started() {
 
 #[tokio::test]
 async fn a_daemon_that_a_step_leaves_does_not_hold_it() {
-    let fixture = begin(Duration::from_secs(60)).await;
+    let fixture = begin(Duration::from_mins(1)).await;
     fixture.shell("sleep 300 & echo done").run(&fixture.site).await.unwrap();
     assert!(fixture.log().await.ends_with("done\n"));
 }

@@ -7,7 +7,7 @@ use proto::worker::{BuildOrder, PipelineRun};
 use crate::worker::{Fixture, blank, script};
 
 /// A repository with one commit that holds these files.
-fn repository(dir: &Path, files: &[(&str, &str)]) -> String {
+pub(crate) fn repository(dir: &Path, files: &[(&str, &str)]) -> String {
     let git = |args: &[&str]| {
         let done = Command::new("git").args(args).current_dir(dir).output().unwrap();
         assert!(done.status.success(), "{done:?}");

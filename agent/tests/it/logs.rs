@@ -44,3 +44,36 @@ async fn a_restart_of_the_server_in_the_middle_of_a_run_loses_nothing() {
     assert!(tokens.is_empty() || tokens == [order.lease_token]);
     agent.drained().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_agent_left_is_shipped_by_its_next_life() {
+    let test = Fixture::new().await;
+    let agent = test.agent();
+    test.peer.wait("a session", |seen| seen.sessions.first().cloned()).await;
+    agent.drained().await;
+    let order = test.order("greets");
+    let spool = test.config.home.join("spool");
+    let name = format!("{}-1", order.unique_id);
+    std::fs::write(spool.join(format!("{name}.log")), "last words").unwrap();
+    let lease = format!("{} 1 {}", order.unique_id, order.lease_token);
+    std::fs::write(spool.join(format!("{name}.lease")), lease).unwrap();
+    let agent = test.agent();
+    test.peer.wait("its log", |seen| seen.log_has_ended(&order).then_some(())).await;
+    let log = test.peer.seen().log(&order);
+    assert!(log.starts_with("last words\nThe agent ended here"), "{log}");
+    agent.drained().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_log_goes_in_pieces() {
+    let test = Fixture::new().await;
+    let agent = test.agent();
+    let order = test.order("chatters");
+    test.peer.order(&order).await;
+    assert_eq!(test.peer.ended(&order).await.status, "success");
+    let log = test.peer.seen().log(&order);
+    let lines: Vec<_> = log.lines().filter(|line| line.starts_with("line ")).collect();
+    assert_eq!(lines.len(), 40_000);
+    assert!(lines.iter().enumerate().all(|(number, line)| line.contains(&format!(" {number} "))));
+    agent.drained().await;
+}

@@ -3,6 +3,8 @@
 //! The pipelines are this very test binary: started with [`PIPELINE`] set, its one test
 //! [`pipeline_process`] becomes a pipeline of our SDK.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
+
 mod builds;
 mod joining;
 mod logs;
@@ -34,6 +36,12 @@ fn pipeline_process() {
             Job::new("Fail", |_| async { Err(std::io::Error::other("no s3cr=et here").into()) }),
             Job::new("Never", |_| async { Ok(()) }).after("fail"),
         ],
+        "chatters" => vec![Job::new("Chatter", |_| async {
+            for number in 0..40_000 {
+                println!("line {number} {}", "x".repeat(60));
+            }
+            Ok(())
+        })],
         "waits" => vec![Job::new("Wait", wait).text("folder", "Where to look for `go`")],
         other => panic!("no pipeline {other}"),
     });

@@ -33,7 +33,7 @@ use uuid::Uuid;
 
 pub(crate) const SECRET: &str = "join-me";
 const DEADLINE: Duration = Duration::from_secs(20);
-const DAY: Duration = Duration::from_secs(86400);
+const DAY: Duration = Duration::from_hours(24);
 
 /// One log, as the server has it.
 #[derive(Clone, Debug, Default)]
@@ -199,10 +199,8 @@ impl Peer {
                 changes.changed().await.unwrap();
             }
         };
-        match timeout(DEADLINE, found).await {
-            Ok(found) => found,
-            Err(_) => panic!("waited in vain for {what}; seen: {:#?}", self.seen()),
-        }
+        let found = timeout(DEADLINE, found).await.ok();
+        found.unwrap_or_else(|| panic!("waited in vain for {what}; seen: {:#?}", self.seen()))
     }
 
     /// The report that ended the attempt.
@@ -336,10 +334,10 @@ impl Api {
         let connection = request.extensions().get::<transport::Connection>().unwrap();
         let named = request.metadata().get("uniqueid").unwrap().to_str().unwrap().to_owned();
         assert_eq!(connection.peer, identity::Peer::Worker(named.parse().unwrap()));
-        match self.0.seen().forgotten.contains(&named) {
-            true => Err(Status::unknown("worker is not registered")),
-            false => Ok(named),
+        if self.0.seen().forgotten.contains(&named) {
+            return Err(Status::unknown("worker is not registered"));
         }
+        Ok(named)
     }
 }
 
