@@ -1,7 +1,7 @@
 //! The server's end: h3's requests, answered by the router.
 
 use super::{
-    adapter::{Latest, Quic, Sending, Stopped},
+    adapter::{Quic, Sending, Stopped},
     body::{Received, strip},
 };
 use crate::{Connection, call, limits};
@@ -13,8 +13,8 @@ use h3::{
 };
 use http::{Request, Response};
 use http_body_util::BodyExt;
-use tokio::time::{Instant, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{sleep, timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 type Http = h3::server::Connection<Quic, Bytes>;
 
@@ -29,30 +29,33 @@ pub(crate) async fn converse(
     let mut builder = h3::server::builder();
     builder.max_field_section_size(limits::HEADERS.into());
     let mut http = builder.build(quic).await?;
+    let calls = TaskTracker::new();
+    let spawn = |resolver| {
+        let stopped = latest.take().expect("a stream was accepted just now");
+        calls.spawn(answer(resolver, stopped, connection.clone(), router.clone()));
+    };
     tokio::select! {
-        ended = accept(&mut http, &latest, &connection, &router) => return ended,
+        ended = accept(&mut http, &spawn) => return ended,
         () = shutdown.cancelled() => {}
     }
-    let end = Instant::now() + limits::GRACE;
+    // GOAWAY: h3 rejects what comes after. It would wait for the client to leave, so the calls are
+    // counted here.
+    http.shutdown(0).await?;
+    calls.close();
     tokio::select! {
-        ended = async {
-            http.shutdown(0).await?;
-            accept(&mut http, &latest, &connection, &router).await
-        } => ended,
-        () = sleep_until(end) => Ok(()),
+        ended = accept(&mut http, &spawn) => ended,
+        () = calls.wait() => Ok(()),
+        () = sleep(limits::GRACE) => Ok(()),
     }
 }
 
 /// Each request gets a task of its own: one that panics ends alone.
 async fn accept(
     http: &mut Http,
-    latest: &Latest,
-    connection: &Connection,
-    router: &Router,
+    spawn: &impl Fn(RequestResolver<Quic, Bytes>),
 ) -> Result<(), ConnectionError> {
     while let Some(resolver) = http.accept().await? {
-        let stopped = latest.take().expect("a stream was accepted just now");
-        tokio::spawn(answer(resolver, stopped, connection.clone(), router.clone()));
+        spawn(resolver);
     }
     Ok(())
 }
@@ -82,8 +85,8 @@ async fn answer(
         _ = &mut stopped => Err(Code::H3_REQUEST_CANCELLED),
     };
     match outcome {
-        // h3 closes a connection that shuts down when its last request is dropped, so this one is
-        // kept until the client has everything.
+        // A connection that shuts down is closed after its last call, so this one is not over until
+        // the client has everything.
         Ok(()) => drop(stopped.await),
         Err(code) => send.stop_stream(code),
     }
