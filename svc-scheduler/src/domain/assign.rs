@@ -48,7 +48,9 @@ impl<'a> Seats<'a> {
     /// The seats that a line may use: the best of all attached workers that suit it, if those have
     /// room. A run rather waits for them than goes to a worse one.
     pub(super) fn for_line(&self, class: &Class) -> Vec<usize> {
-        let suits = |seat: &Seat<'_>| seat.worker.suits(seat.id, &class.requirement);
+        let wanted = &class.requirement;
+        let is_there = |id| self.connected.get(id).is_some_and(|presence| presence.suits(wanted));
+        let suits = |seat: &Seat<'_>| seat.worker.suits(seat.id, wanted) && is_there(seat.id);
         let mut found: Vec<_> =
             (0..self.with_room.len()).filter(|&at| suits(&self.with_room[at])).collect();
         let rank_of = |&at: &usize| rank(self.with_room[at].id, self.with_room[at].worker, class);
@@ -69,6 +71,7 @@ impl<'a> Seats<'a> {
                 Presence::Polls { .. } | Presence::Polled => true,
                 Presence::Draining => false,
             };
+            let takes = takes && presence.suits(&class.requirement);
             takes.then_some((id, worker))
         };
         self.connected.iter().filter_map(takes_runs).any(|(id, worker)| {

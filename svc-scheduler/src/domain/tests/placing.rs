@@ -212,3 +212,17 @@ fn a_run_that_does_not_wait_says_where_it_is() {
     let over = held().into_iter().chain([own([cancelled(1, "")])]).collect();
     assert_eq!(text(over), "the run has ended: cancelled");
 }
+
+/// A worker that polls is one of Gaia's own agents: it reads neither build orders nor values.
+#[test]
+fn a_build_waits_for_a_worker_that_is_pushed() {
+    let build = || {
+        let spec = RunSpec { kind: RunKind::Build, artifact: None, jobs: vec![], ..spec() };
+        own([submitted_with(1, 1, spec)])
+    };
+    let workers = || [joined(1, 1, &["golang"]), joined(2, 1, &["golang"])].concat();
+    let polls = (1, Presence::Polls { free: 1 });
+    assert_eq!(assign([workers(), wants(1, &[])], present(&[polls])), [(1, 1)]);
+    assert_eq!(assign([workers(), build()], present(&[polls])), []);
+    assert_eq!(assign([workers(), build()], present(&[polls, (2, Presence::Pushed)])), [(1, 2)]);
+}
