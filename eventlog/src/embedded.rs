@@ -156,7 +156,10 @@ impl Embedded {
             .name("log-writer".into())
             .spawn(move || {
                 writer.run(&inbox);
-                drop(lock);
+                // Closing is not enough: a child process that is just being started has a copy.
+                if let Err(error) = lock.unlock() {
+                    tracing::warn!(%error, "unlock the log's folder");
+                }
             })
             .map_err(|source| OpenError::io("start the writer of", dir, source))?;
         Ok(Self { requests: Some(requests), writer: Some(writer), shared })
