@@ -6,6 +6,7 @@ mod contract;
 mod crash;
 mod damage;
 mod files;
+mod served;
 
 use std::{future::Future, path::Path, time::Duration};
 
