@@ -41,6 +41,8 @@ impl std::fmt::Debug for Tls {
 struct Shared {
     router: Router,
     shutdown: CancellationToken,
+    /// The future of `serve` was dropped: every connection ends now.
+    gone: CancellationToken,
     port: u16,
 }
 
@@ -66,9 +68,11 @@ impl Server {
     }
 
     /// Serves until `shutdown`; then lets running calls finish for a short while (5 s). When it
-    /// returns, the port is free again.
+    /// returns, the port is free again. Dropped instead, it cuts all connections off.
     pub async fn serve(self, router: Router, shutdown: CancellationToken) {
-        let shared = Shared { router, shutdown, port: self.address.port() };
+        let gone = CancellationToken::new();
+        let _guard = gone.clone().drop_guard();
+        let shared = Shared { router, shutdown, gone, port: self.address.port() };
         let tcp = tcp::serve(self.listener, self.tls.0, shared.clone());
         let quic = quic::serve(self.endpoint, shared);
         tokio::join!(tcp, quic);

@@ -271,3 +271,40 @@ fn both(http3: &Status, http2: &Status) -> Status {
     let (http2, text) = (http2.code(), format!("{}; HTTP/3: {}", http2.message(), http3.message()));
     Status::new(http2, text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Server;
+    use identity::Authority;
+    use tokio_util::sync::CancellationToken;
+
+    const DAY: Duration = Duration::from_hours(24);
+
+    #[tokio::test]
+    async fn a_channel_that_fell_back_finds_http3_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::open_or_create(dir.path()).unwrap();
+        let credentials = authority.issue_service("svc-test", &[], DAY).unwrap().credentials;
+        let server = Server::bind("127.0.0.1:0".parse().unwrap(), &credentials).await.unwrap();
+        let target = Target::parse(&server.local_addr().to_string(), "svc-test").unwrap();
+        let serving = tokio::spawn(server.serve(axum::Router::new(), CancellationToken::new()));
+        let tls = identity::client_tls(&credentials).unwrap();
+        let remote = Arc::new(Remote::new(target, tls, Protocols::PreferHttp3).unwrap());
+        let fell_back = remote.http2().await.unwrap();
+        let later = Instant::now() + limits::HTTP3_RETRY;
+        *remote.lock() =
+            State { live: Some(fell_back), connecting: None, http3_again: Some(later) };
+        // Not before its time.
+        assert_eq!(remote.connection().await.unwrap().protocol(), Protocol::Http2);
+        assert_eq!(remote.lock().http3_again, Some(later));
+        remote.lock().http3_again = Some(Instant::now());
+        let found = async {
+            while remote.connection().await.unwrap().protocol() != Protocol::Http3 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(limits::HANDSHAKE, found).await.expect("HTTP/3 is found again");
+        serving.abort();
+    }
+}

@@ -32,12 +32,13 @@ pub(super) async fn serve(endpoint: Endpoint, shared: Shared) {
             continue;
         }
         let shared = shared.clone();
-        connections.spawn(async move {
+        let gone = shared.gone.clone();
+        connections.spawn(gone.run_until_cancelled_owned(async move {
             let address = incoming.remote_address();
             if let Err(error) = converse(incoming, permit, shared).await {
                 tracing::debug!(%address, %error, "connection ended");
             }
-        });
+        }));
     }
     connections.close();
     tokio::select! {

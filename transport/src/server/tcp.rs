@@ -48,13 +48,14 @@ pub(super) async fn serve(listener: TcpListener, tls: TlsAcceptor, shared: Share
             continue;
         };
         let (tls, shared) = (tls.clone(), shared.clone());
-        connections.spawn(async move {
+        let gone = shared.gone.clone();
+        connections.spawn(gone.run_until_cancelled_owned(async move {
             match handshake(stream, address, &tls).await {
                 Ok((stream, connection)) => converse(stream, connection, shared).await,
                 Err(error) => tracing::debug!(%address, %error, "handshake failed"),
             }
             drop(permit);
-        });
+        }));
     }
     drop(listener);
     connections.close();

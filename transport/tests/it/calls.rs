@@ -50,6 +50,7 @@ over_every_way!(
     a_deadline_ends_an_upload,
     an_aborted_upload_is_not_taken_for_a_whole_one,
     an_upload_whose_caller_went_away_is_not_taken_for_a_whole_one,
+    uploads_whose_callers_gave_up_are_not_taken_for_whole_ones,
     a_panic_hurts_only_its_own_call,
     a_panic_midway_hurts_only_its_own_stream,
     big_headers_pass,
@@ -297,13 +298,33 @@ async fn an_upload_whose_caller_went_away_is_not_taken_for_a_whole_one(way: Way)
     // The response goes, the request's stream stays open: its sender must learn of it.
     drop(replies);
     soon(sender.closed()).await;
-    let mut client = WorkerClient::new(house.channel(way));
-    let (sender, chunks) = mpsc::channel(1);
-    let call = tokio::spawn(async move { client.stream_logs(ReceiverStream::new(chunks)).await });
-    sender.send(chunk(10)).await.unwrap();
-    reaches(&house.seen.received, 10).await;
-    call.abort();
-    soon(sender.closed()).await;
+}
+
+async fn uploads_whose_callers_gave_up_are_not_taken_for_whole_ones(way: Way) {
+    const CALLS: u64 = 100;
+    let house = House::open().await;
+    let client = WorkerClient::new(house.channel(way));
+    let mut calls = Vec::new();
+    for _ in 0..CALLS {
+        let (sender, chunks) = mpsc::channel(1);
+        let mut client = client.clone();
+        let upload = async move { client.stream_logs(ReceiverStream::new(chunks)).await };
+        calls.push(tokio::spawn(upload));
+        sender.send(chunk(10)).await.unwrap();
+        // Kept until the call is aborted, or the stream would have an end.
+        calls.push(tokio::spawn(async move {
+            sender.closed().await;
+            Err(Status::cancelled("given up"))
+        }));
+    }
+    reaches(&house.seen.received, CALLS * 10).await;
+    for call in calls.iter().step_by(2) {
+        call.abort();
+    }
+    for call in calls {
+        assert!(!matches!(soon(call).await, Ok(Ok(_))));
+    }
+    reaches(&house.seen.cancelled, CALLS).await;
     assert_eq!(*house.seen.whole.borrow(), 0);
 }
 

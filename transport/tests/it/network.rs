@@ -170,6 +170,20 @@ async fn calls_that_do_not_finish_are_cut_off_when_the_server_stops() {
 }
 
 #[tokio::test]
+async fn a_server_that_is_dropped_cuts_its_calls_off() {
+    for way in [Way::Http2, Way::Http3] {
+        let house = House::open().await;
+        let channel = house.channel(way);
+        let idle = ReadStreamRequest { stream: "idle".to_owned(), limit: 1, from_revision: 0 };
+        let mut events = soon(client(&channel).read_stream(idle)).await.unwrap().into_inner();
+        soon(events.message()).await.unwrap().unwrap();
+        house.task.abort();
+        soon(events.message()).await.unwrap_err();
+        reaches(&house.seen.cancelled, 1).await;
+    }
+}
+
+#[tokio::test]
 async fn many_calls_share_one_connection() {
     let house = House::open().await;
     let (address, _silent) = without_udp(&house).await;

@@ -34,7 +34,7 @@ pub const MESSAGE: usize = 16 << 20;
 pub struct Seen {
     /** Handlers that began to wait or to stream. */
     pub begun: watch::Sender<u64>,
-    /** Handlers and streams that were dropped before they were done. */
+    /** Handlers and streams that began and are gone. */
     pub cancelled: watch::Sender<u64>,
     /** Uploads that were read to their end. */
     pub whole: watch::Sender<u64>,
@@ -247,7 +247,7 @@ impl Worker for Vehicle {
     ) -> Result<Response<()>, Status> {
         let early = request.metadata().contains_key("early");
         let mut chunks = request.into_inner();
-        self.0.begun.send_modify(|count| *count += 1);
+        let _notice = self.0.begin();
         if early {
             return Err(Status::resource_exhausted("enough"));
         }
