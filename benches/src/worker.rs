@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use gaia::api::Pipeline;
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
 use identity::Credentials;
 use ids::Digest;
 use proto::worker::{
@@ -100,7 +101,7 @@ impl BenchWorker {
             .await
     }
 
-    /// Calls a bulk route under the order's lease. The answer's body is read and counted.
+    /// Calls a bulk route, with a body in pieces as agents send them, under the order's lease. The answer's body is read and counted.
     pub async fn bulk(
         &self,
         order: &PipelineRun,
@@ -111,7 +112,7 @@ impl BenchWorker {
             .header("x-gaia-run", &order.unique_id)
             .header("x-gaia-attempt", order.attempt)
             .header("x-gaia-lease", &order.lease_token)
-            .body(Body::new(Full::from(body)))?;
+            .body(pieces(body))?;
         let answer: Response<Body> = self.channel.clone().call(request).await?;
         let status = answer.status();
         let mut body = answer.into_body();
@@ -129,6 +130,14 @@ impl BenchWorker {
         self.worker.clone().deregister(with_id(me, &self.id)?).await?;
         Ok(())
     }
+}
+
+fn pieces(mut body: Bytes) -> Body {
+    let pieces = std::iter::from_fn(move || {
+        let piece = body.split_to(body.len().min(128 << 10));
+        (!piece.is_empty()).then(|| Ok::<_, std::io::Error>(Frame::data(piece)))
+    });
+    Body::new(StreamBody::new(futures::stream::iter(pieces)))
 }
 
 async fn register(cluster: &Cluster, name: &str) -> Result<(String, Credentials)> {
