@@ -224,6 +224,8 @@ impl LogFile {
             return Err(Refusal::Differs { log: self.place.log, found, expected });
         }
         self.sealed = Some(expected);
+        // Its digest was just found to be right, so nothing that comes later may cut it.
+        self.unsure = self.length..self.length;
         Ok(true)
     }
 

@@ -64,6 +64,17 @@ fn pattern(length: usize) -> Vec<u8> {
 }
 
 #[test]
+fn a_sealed_log_is_not_cut_by_other_bytes_although_it_was_found_on_disk() {
+    let disk = Disk::new();
+    append(&mut disk.open(), 0, b"the truth").unwrap();
+    let mut file = disk.open();
+    assert!(file.seal(seal_of(b"the truth")).unwrap());
+    append(&mut file, 0, b"a lie").unwrap();
+    assert!(matches!(append(&mut file, 4, b"truth, or not"), Err(Refusal::Sealed { .. })));
+    assert_eq!(disk.stored(), b"the truth");
+}
+
+#[test]
 fn known_bytes_are_skipped_and_gaps_write_nothing() {
     let disk = Disk::new();
     let mut file = disk.open();
