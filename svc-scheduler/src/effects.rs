@@ -8,7 +8,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use eventlog::{Clock, Origin, Stopped};
-use ids::{LeaseToken, RunId, Timestamp, WorkerId};
+use ids::{LeaseToken, RunId, WorkerId};
 use proto::scheduler::v1::Instruction;
 use tokio::{
     sync::{mpsc, watch},
@@ -37,8 +37,6 @@ pub(crate) struct Effects {
     /// For the next assignments.
     tokens: Vec<LeaseToken>,
     ledger: Ledger,
-    /// When runs were last assigned; never goes back, whatever the clock does.
-    assigned_at: Timestamp,
     wake_at: Option<Instant>,
 }
 
@@ -55,7 +53,6 @@ impl Effects {
             polled: HashMap::new(),
             tokens: vec![],
             ledger,
-            assigned_at: Timestamp::default(),
             wake_at: None,
         }
     }
@@ -89,15 +86,14 @@ impl Effects {
         let token = || LeaseToken::from_uuid(uuid::Uuid::new_v4());
         self.tokens.resize_with(BATCH, token);
         let connected = Arc::clone(&self.connected.borrow());
-        let at = self.clock.now().max(self.assigned_at);
-        self.assigned_at = at;
+        let at = self.clock.now();
         let assign = Command::AssignRuns { connected, tokens: self.tokens.clone(), at };
         let mut ledger = std::mem::take(&mut self.ledger);
         // Both are in the inbox before either is answered: one round, one wait for the disk.
         let (assigned, seen) = futures::join!(
             self.owner.ask(assign, origin()),
             self.owner.read(move |state| {
-                let outlook = ledger.look(state, now, at);
+                let outlook = ledger.look(state, now);
                 (ledger, outlook)
             }),
         );

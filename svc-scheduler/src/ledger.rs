@@ -133,13 +133,12 @@ impl Ledger {
         Err(Cut)
     }
 
-    /// `at`: when runs were last assigned.
-    pub(crate) fn look(&mut self, state: &State, now: Instant, at: Timestamp) -> Outlook {
+    pub(crate) fn look(&mut self, state: &State, now: Instant) -> Outlook {
         let mut outlook = Outlook::default();
         for (id, run) in state.unstarted(self.seen) {
             self.look_at_start(state, id, run, now, &mut outlook);
         }
-        self.seen = at;
+        self.seen = state.last_assigned();
         for worker in std::mem::take(&mut self.attached) {
             for id in state.held_by(worker) {
                 if let Some(run) = state.run(id).filter(|run| run.state == RunState::Assigned) {

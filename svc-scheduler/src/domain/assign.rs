@@ -111,6 +111,9 @@ pub(super) fn assign_runs(
     if state.queued() == 0 {
         return vec![];
     }
+    // Whoever looks for what was assigned since then must find all of it, whatever the clock did and
+    // in whatever order commands arrive.
+    let at = at.max(state.last_assigned());
     let mut seats = Seats::of(state, connected);
     let mut free: u32 = seats.with_room.iter().map(|seat| seat.free).sum();
     let mut lines: Vec<_> =

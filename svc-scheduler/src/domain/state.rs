@@ -25,6 +25,8 @@ pub struct State {
     held: HashMap<WorkerId, BTreeSet<RunId>>,
     /// Assigned, but not begun, by when they were assigned.
     unstarted: BTreeSet<(Timestamp, RunId)>,
+    /// When a run was last assigned.
+    last_assigned: Timestamp,
     /// Held, but somebody wants them to stop.
     cancelling: BTreeSet<RunId>,
     finished: HashMap<WorkerId, u64>,
@@ -125,6 +127,12 @@ impl State {
         assigned.filter_map(|(_, id)| Some((*id, self.runs.get(id)?)))
     }
 
+    /// When a run was last assigned; no later assignment has an earlier time.
+    #[must_use]
+    pub const fn last_assigned(&self) -> Timestamp {
+        self.last_assigned
+    }
+
     #[must_use]
     pub fn unstarted_count(&self) -> usize {
         self.unstarted.len()
@@ -169,6 +177,9 @@ impl State {
 
     fn evolve_run(&mut self, event: &Event) {
         let id = event.run();
+        if let Event::RunAssigned { at, .. } = event {
+            self.last_assigned = self.last_assigned.max(*at);
+        }
         if let Some(run) = self.runs.get_mut(&id) {
             let before = Standing::of(id, run);
             run.evolve(event);

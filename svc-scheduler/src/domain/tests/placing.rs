@@ -47,6 +47,18 @@ fn pinned(n: u128, pin: &str) -> Vec<Fact> {
 }
 
 #[test]
+fn an_assignment_is_never_dated_before_an_earlier_one() {
+    let given = [joined(1, 2, &["golang"]), own([submitted(1), assigned(1, 1, 1)]), wants(2, &[])];
+    let state = State::replay(&given.concat());
+    let connected = Arc::new(attached(&[1]));
+    let when = Command::AssignRuns { connected, tokens: vec![token(2)], at: at(1) };
+    let events = decide(&state, when).unwrap();
+    let [Event::RunAssigned { at: dated, .. }] = events[..] else { panic!("{events:?}") };
+    assert!(dated > at(1));
+    assert_eq!(dated, state.last_assigned());
+}
+
+#[test]
 fn a_worker_must_have_the_type_and_every_tag_whatever_the_case() {
     let workers = || [joined(1, 1, &["golang"]), joined(2, 1, &["GoLang", "GPU"])].concat();
     assert_eq!(assign([workers(), wants(1, &["gpu"])], attached(&[1, 2])), [(1, 2)]);
