@@ -5,7 +5,10 @@ use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU16, Ordering},
+    },
     time::Duration,
 };
 
@@ -127,10 +130,8 @@ impl Peer {
         let issued = authority.issue_service("gateway", &["gaia-pipeline.io".into()], DAY).unwrap();
         let (changes, _) = watch::channel(0);
         let shared = Shared { seen: Arc::default(), changes, authority };
-        // Outside of the range that the kernel gives to clients, so that a restart finds it free.
-        let mut port = 20_000 + (std::process::id() % 1000) as u16 * 10;
         loop {
-            let address = SocketAddr::from(([127, 0, 0, 1], port));
+            let address = SocketAddr::from(([127, 0, 0, 1], next_port()));
             if let Ok(server) = transport::Server::bind(address, &issued.credentials).await {
                 let credentials = issued.credentials;
                 let stop = CancellationToken::new();
@@ -138,7 +139,6 @@ impl Peer {
                 peer.serve(server);
                 return peer;
             }
-            port += 1;
         }
     }
 
@@ -207,6 +207,14 @@ impl Peer {
     pub(crate) async fn ended(&self, order: &PipelineRun) -> PipelineRun {
         self.wait("the end of a run", |seen| seen.ended(order)).await
     }
+}
+
+/// A port that no other test of this process uses, even while its server is away. Outside of the range
+/// that the kernel gives to clients, so that a restart finds it free.
+fn next_port() -> u16 {
+    static COUNT: AtomicU16 = AtomicU16::new(0);
+    let first = 20_000 + (std::process::id() % 100) as u16 * 100;
+    first + COUNT.fetch_add(1, Ordering::Relaxed)
 }
 
 fn router(shared: Shared) -> Router {
