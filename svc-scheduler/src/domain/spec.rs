@@ -47,7 +47,7 @@ pub struct JobSpec {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArgumentSpec {
     pub description: String,
-    /// `textfield`, `textarea`, `boolean`, `vault`.
+    /// `textfield`, `textarea`, `boolean`, `vault`, in any case.
     pub kind: String,
     pub key: String,
     /// Empty: none.
@@ -102,6 +102,12 @@ pub enum SpecError {
     MissingArgument { key: String, job: String },
 }
 
+impl ArgumentSpec {
+    fn is(&self, kind: &str) -> bool {
+        self.kind.eq_ignore_ascii_case(kind)
+    }
+}
+
 impl RunSpec {
     pub(super) fn check(&self) -> Result<(), SpecError> {
         if self.kind == RunKind::Pipeline && self.pipeline.0 == 0 {
@@ -139,9 +145,8 @@ impl RunSpec {
     /// Whether any job gets a value for an argument.
     pub(super) fn has_values(&self) -> bool {
         let mut declared = self.jobs.iter().flat_map(|job| &job.arguments);
-        let by_default = |argument: &ArgumentSpec| {
-            argument.kind == "vault" || !argument.default_value.is_empty()
-        };
+        let by_default =
+            |argument: &ArgumentSpec| argument.is("vault") || !argument.default_value.is_empty();
         declared.any(by_default) || self.arguments.iter().any(|given| !given.value.is_empty())
     }
 
@@ -151,9 +156,9 @@ impl RunSpec {
             .iter()
             .flat_map(|job| job.arguments.iter().map(move |argument| (job, argument)))
             .collect();
-        let mut kinds: HashMap<&str, HashSet<&str>> = HashMap::new();
+        let mut kinds: HashMap<&str, HashSet<String>> = HashMap::new();
         for (_, argument) in &declared {
-            kinds.entry(&argument.key).or_default().insert(&argument.kind);
+            kinds.entry(&argument.key).or_default().insert(argument.kind.to_ascii_lowercase());
         }
         let mut given = HashSet::new();
         for ArgumentValue { key, value } in &self.arguments {
@@ -173,7 +178,8 @@ impl RunSpec {
         }
         let missing = declared.iter().find(|(_, argument)| {
             // A boolean that nobody set is false, as an unticked box is.
-            !matches!(argument.kind.as_str(), "vault" | "boolean")
+            !argument.is("vault")
+                && !argument.is("boolean")
                 && argument.default_value.is_empty()
                 && !given.contains(&argument.key)
         });

@@ -81,6 +81,7 @@ fn arguments_fit_what_the_jobs_declare() {
     ok(with_arguments(text(), &[("version", "")]));
     ok(with_arguments(vec![argument("textarea", "notes", "none")], &[]));
     ok(with_arguments(vec![argument("vault", "token", "")], &[]));
+    ok(with_arguments(vec![argument("Vault", "token", "")], &[]));
     ok(with_arguments(vec![argument("boolean", "dry", "")], &[("dry", "false")]));
     refused(
         with_arguments(text(), &[]),
@@ -99,7 +100,7 @@ fn arguments_fit_what_the_jobs_declare() {
         "argument `dry` must be `true` or `false`",
     );
     refused(
-        with_arguments(vec![argument("vault", "token", "")], &[("token", "s3cret")]),
+        with_arguments(vec![argument("Vault", "token", "")], &[("token", "s3cret")]),
         "argument `token` comes from the vault and takes no value; store it there",
     );
 }
