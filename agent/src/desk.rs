@@ -4,7 +4,7 @@
 //! nothing; an order for a newer attempt of a run means that the older one is lost.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -20,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     attempt::attend,
-    leftovers,
+    leftovers::{self, Leftover},
     order::Lease,
     primary::Primary,
     report::{Ending, Reporter},
@@ -52,6 +52,8 @@ pub(crate) struct Desk {
     attempts: JoinSet<()>,
     leases: watch::Sender<Vec<proto::worker::HeldLease>>,
     done: VecDeque<(RunId, u32)>,
+    /// Of a previous life; their logs are ended as they are.
+    left_over: HashSet<(RunId, u32)>,
 }
 
 #[derive(Debug)]
@@ -74,7 +76,8 @@ impl Desk {
     pub(crate) fn new(workshop: Arc<Workshop>, primary: Primary) -> Self {
         let (leases, _) = watch::channel(Vec::new());
         let (held, attempts, done) = (HashMap::new(), JoinSet::new(), VecDeque::new());
-        Self { workshop, primary, held, attempts, leases, done }
+        let left_over = HashSet::new();
+        Self { workshop, primary, held, attempts, leases, done, left_over }
     }
 
     /// Works until `drain`, and then until what is held has ended; `abort` ends all at once.
@@ -140,10 +143,11 @@ impl Desk {
     }
 
     /// Ships the logs of a previous life, beside everything else.
-    fn ship_leftovers(&self) -> AbortOnDropHandle<()> {
+    fn ship_leftovers(&mut self) -> AbortOnDropHandle<()> {
         let (workshop, primary) = (Arc::clone(&self.workshop), self.primary.clone());
         // No attempt has begun yet, so all that is there is left over.
         let found = leftovers::find(&workshop.home);
+        self.left_over = found.iter().map(Leftover::attempt).collect();
         let task = async move { leftovers::deliver(found, &primary, &workshop.home).await };
         AbortOnDropHandle::new(tokio::spawn(task))
     }
@@ -178,6 +182,10 @@ impl Desk {
     fn begin(&mut self, lease: Lease, order: PipelineRun) {
         if self.done.contains(&(lease.run, lease.attempt)) {
             return;
+        }
+        if self.left_over.contains(&(lease.run, lease.attempt)) {
+            let why = "the agent restarted before the server knew that the run had begun";
+            return self.say(&order, Ending::GivenBack(why.into()));
         }
         if let Some(held) = self.held.get(&lease.run) {
             if held.lease.attempt >= lease.attempt {

@@ -6,6 +6,7 @@
 use std::{fs, io, path::PathBuf};
 
 use futures::{StreamExt as _, stream};
+use ids::RunId;
 use tokio::{io::AsyncWriteExt as _, sync::watch};
 
 use crate::{
@@ -82,6 +83,10 @@ pub(crate) async fn deliver(leftovers: Vec<Leftover>, primary: &Primary, home: &
 }
 
 impl Leftover {
+    pub(crate) fn attempt(&self) -> (RunId, u32) {
+        (self.lease.run, self.lease.attempt)
+    }
+
     async fn deliver(&self, primary: &Primary) -> Result<(), String> {
         let ended = self.end().await;
         let end = ended.map_err(|error| format!("cannot read it: {error}"))?;

@@ -1,5 +1,7 @@
 //! Logs on bad days.
 
+use proto::worker::PipelineRun;
+
 use crate::worker::{Fixture, content};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,15 +54,38 @@ async fn what_a_killed_agent_left_is_shipped_by_its_next_life() {
     test.peer.wait("a session", |seen| seen.sessions.first().cloned()).await;
     agent.drained().await;
     let order = test.order("greets");
+    leave_log(&test, &order);
+    let agent = test.agent();
+    test.peer.wait("its log", |seen| seen.log_has_ended(&order).then_some(())).await;
+    let log = test.peer.seen().log(&order);
+    assert!(log.starts_with("last words\nThe agent ended here"), "{log}");
+    agent.drained().await;
+}
+
+/// As a killed agent does.
+fn leave_log(test: &Fixture, order: &PipelineRun) {
     let spool = test.config.home.join("spool");
     let name = format!("{}-1", order.unique_id);
     std::fs::write(spool.join(format!("{name}.log")), "last words").unwrap();
     let lease = format!("{} 1 {}", order.unique_id, order.lease_token);
     std::fs::write(spool.join(format!("{name}.lease")), lease).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_a_killed_agent_had_begun_does_not_begin_again() {
+    let test = Fixture::new().await;
     let agent = test.agent();
+    test.peer.wait("a session", |seen| seen.sessions.first().cloned()).await;
+    agent.drained().await;
+    let order = test.order("greets");
+    leave_log(&test, &order);
+    let known = test.peer.seen().sessions.len();
+    let agent = test.agent();
+    test.peer.wait("the next life", |seen| (seen.sessions.len() > known).then_some(())).await;
+    // The server had not heard that it began, so it orders it again.
+    test.peer.order(&order).await;
+    assert_eq!(test.peer.ended(&order).await.status, "reschedule");
     test.peer.wait("its log", |seen| seen.log_has_ended(&order).then_some(())).await;
-    let log = test.peer.seen().log(&order);
-    assert!(log.starts_with("last words\nThe agent ended here"), "{log}");
     agent.drained().await;
 }
 
