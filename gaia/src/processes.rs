@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use futures::future::join_all;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -24,6 +25,8 @@ use tokio::{
 /// How long a process may take to say that it is ready, and to end when asked.
 const READY: Duration = Duration::from_secs(30);
 const END: Duration = Duration::from_secs(10);
+/// How long it may take before it is asked again.
+const SOON: Duration = Duration::from_secs(1);
 
 /// Everything that was started. Dropping it kills what is left.
 #[derive(Debug)]
@@ -127,20 +130,19 @@ impl Processes {
         Ok(())
     }
 
-    /// Ends everything: politely, then not.
+    /// Ends everything: asks once, which lets agents finish what they hold, soon asks again, which
+    /// makes them end it, and at last does not ask.
     pub async fn end(mut self) {
-        for child in self.running.values() {
-            if let Some(pid) = child.id() {
+        for patience in [SOON, END] {
+            for pid in self.running.values().filter_map(Child::id) {
                 signal(pid.cast_signed(), Signal::SIGTERM);
             }
-        }
-        for (_, mut child) in self.running.drain() {
-            if timeout(END, child.wait()).await.is_err() {
-                // It has had its time.
-                child.start_kill().ok();
-                child.wait().await.ok();
+            let ended = self.running.values_mut().map(Child::wait);
+            if timeout(patience, join_all(ended)).await.is_ok() {
+                break;
             }
         }
+        // What is left goes with the last reference.
     }
 
     fn log_of(&self, name: &str) -> PathBuf {
@@ -157,8 +159,8 @@ impl Processes {
 impl Drop for Processes {
     fn drop(&mut self) {
         for child in self.running.values_mut() {
+            // One that ended has no id any more.
             self.orphans.extend(child.id().into_iter().flat_map(descendants));
-            // It may have ended already.
             child.start_kill().ok();
         }
         for orphan in self.orphans.drain(..) {
