@@ -5,7 +5,8 @@
 //! ```
 //!
 //! The last report goes out only after the server has the whole log, so a run that ended never lacks
-//! a line. An attempt whose lease was lost says nothing more.
+//! a line. An attempt whose lease was lost reports nothing more, but what it had printed by then still
+//! goes to the server, for as long as that takes it.
 
 use std::{fs, io, sync::Arc};
 
@@ -81,11 +82,7 @@ async fn work(
         ending
     };
     let shipping = async {
-        let shipped = ship(primary.control(), &order.lease, &path, progress);
-        let shipped = tokio::select! {
-            shipped = shipped => shipped,
-            () = stopper.forgotten().cancelled() => return,
-        };
+        let shipped = ship(primary.control(), &order.lease, &path, progress).await;
         if let Err(error) = shipped {
             tracing::warn!(run = %order.lease.run, %error, "the log of an attempt is incomplete");
             // The answer to a report tells whether the attempt is still ours.
@@ -127,8 +124,11 @@ fn give_up(trouble: Trouble, stopper: &Stopper) -> Ending {
         Trouble::Worker(why) => Ending::GivenBack(why),
         Trouble::Stopped => match stopper.why() {
             Some(Why::NoLog(why)) => Ending::GivenBack(why),
-            Some(Why::Aborted | Why::Lost) => {
+            Some(Why::Aborted) => {
                 Ending::GivenBack("the agent was shut down before the run ended".into())
+            }
+            Some(Why::Lost) => {
+                Ending::GivenBack("this attempt was taken away from the worker".into())
             }
             Some(Why::Cancelled) | None => Ending::Cancelled("the run was cancelled".into()),
         },

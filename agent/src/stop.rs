@@ -43,7 +43,7 @@ impl Stopper {
         self.why.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Cancelled when nothing more shall be said about the attempt.
+    /// Cancelled when nothing more shall be reported about the attempt.
     pub(crate) fn forgotten(&self) -> &CancellationToken {
         &self.forgotten
     }

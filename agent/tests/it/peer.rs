@@ -58,6 +58,8 @@ pub(crate) struct Seen {
     pub(crate) downloads: usize,
     /// Lease tokens that are not current.
     pub(crate) stale: HashSet<String>,
+    /// Lease tokens whose reports are refused, while their logs are still taken.
+    pub(crate) lost: HashSet<String>,
     /// How many of the next requests for a log fail before anything is kept.
     pub(crate) refuse_logs: u32,
     /// How many of the next requests for a log are kept but not answered well.
@@ -371,7 +373,7 @@ impl Worker for Api {
         self.caller(&request)?;
         let report = request.into_inner();
         self.0.change(|seen| {
-            if seen.stale.contains(&report.lease_token) {
+            if seen.stale.contains(&report.lease_token) || seen.lost.contains(&report.lease_token) {
                 return Err(Status::failed_precondition("the lease is not the run's"));
             }
             seen.reports.push(report);

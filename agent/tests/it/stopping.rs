@@ -53,6 +53,26 @@ async fn a_lost_lease_kills_the_attempt_and_nothing_more_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_printed_before_the_lease_was_lost_still_arrives() {
+    let test = Fixture::new().await;
+    let agent = test.agent();
+    let (order, folder) = test.order_to_wait();
+    test.peer.order(&order).await;
+    let pid = content(folder.join("pid")).await;
+    {
+        let mut seen = test.peer.seen();
+        seen.lost.insert(order.lease_token.clone());
+        // So that the refusal of the next report comes before the end of the log is taken.
+        seen.refuse_logs = 3;
+    }
+    std::fs::write(folder.join("go"), "").unwrap();
+    gone(&pid).await;
+    test.peer.wait("all of its log", |seen| seen.log_has_ended(&order).then_some(())).await;
+    agent.drained().await;
+    assert_eq!(test.peer.seen().ended(&order), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_newer_attempt_replaces_an_older_one() {
     let test = Fixture::new().await;
     let agent = test.agent();
