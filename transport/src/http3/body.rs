@@ -1,7 +1,7 @@
 //! Messages' bodies, read from h3 and written to it.
 
 use super::{adapter, status};
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use h3::error::StreamError;
 use http::{HeaderMap, header};
 use http_body::{Frame, SizeHint};
@@ -43,12 +43,17 @@ macro_rules! receive {
 receive!(h3::server::RequestStream<adapter::Receiving, Bytes>);
 receive!(h3::client::RequestStream<adapter::Receiving, Bytes>);
 
+/// How much is gathered into one frame, if it is there: as much as a large read of a file.
+const GATHER: usize = 64 << 10;
+
 /// A body as it arrives.
 pub(super) struct Received<S> {
     stream: S,
     /// What `content-length` promised and has not come yet.
     missing: Option<u64>,
     state: Reading,
+    /// An error that came behind data.
+    failed: Option<Status>,
 }
 
 enum Reading {
@@ -60,7 +65,8 @@ enum Reading {
 impl<S> Received<S> {
     pub(super) fn new(stream: S, headers: &HeaderMap) -> Self {
         let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-        Self { stream, missing: length.and_then(|text| text.parse().ok()), state: Reading::Data }
+        let missing = length.and_then(|text| text.parse().ok());
+        Self { stream, missing, state: Reading::Data, failed: None }
     }
 
     fn check(&mut self, arrived: u64) -> Result<(), Status> {
@@ -81,20 +87,13 @@ impl<S: Receive + Unpin> http_body::Body for Received<S> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
-        if matches!(this.state, Reading::Data) {
-            match ready!(this.stream.poll_data(cx)) {
-                Ok(Some(data)) => {
-                    let checked = this.check(data.len() as u64);
-                    return Poll::Ready(Some(checked.map(|()| Frame::data(data))));
-                }
-                Ok(None) if this.missing.is_some_and(|missing| missing > 0) => {
-                    this.state = Reading::Done;
-                    let why = "the message is shorter than its content-length";
-                    return Poll::Ready(Some(Err(Status::data_loss(why))));
-                }
-                Ok(None) => this.state = Reading::Trailers,
-                Err(error) => return Poll::Ready(Some(Err(this.fail(&error)))),
-            }
+        if let Some(error) = this.failed.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        if matches!(this.state, Reading::Data)
+            && let Some(data) = ready!(this.poll_gathered(cx))
+        {
+            return Poll::Ready(Some(data.map(Frame::data)));
         }
         if matches!(this.state, Reading::Done) {
             return Poll::Ready(None);
@@ -110,7 +109,7 @@ impl<S: Receive + Unpin> http_body::Body for Received<S> {
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self.state, Reading::Done)
+        matches!(self.state, Reading::Done) && self.failed.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -118,7 +117,54 @@ impl<S: Receive + Unpin> http_body::Body for Received<S> {
     }
 }
 
-impl<S> Received<S> {
+impl<S: Receive> Received<S> {
+    /// What has arrived, in one piece: quinn hands on packets, and whoever reads pays for each frame.
+    /// `None` at the end of the data.
+    fn poll_gathered(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
+        let first = match ready!(self.poll_data(cx)) {
+            Some(Ok(first)) if first.len() < GATHER => first,
+            other => return Poll::Ready(other),
+        };
+        let mut gathered = BytesMut::new();
+        while gathered.len() < GATHER {
+            match self.poll_data(cx) {
+                Poll::Ready(Some(Ok(more))) => {
+                    if gathered.is_empty() {
+                        gathered.reserve(GATHER);
+                        gathered.extend_from_slice(&first);
+                    }
+                    gathered.extend_from_slice(&more);
+                }
+                // Told with the next frame.
+                Poll::Ready(Some(Err(error))) => {
+                    self.failed = Some(error);
+                    break;
+                }
+                Poll::Ready(None) | Poll::Pending => break,
+            }
+        }
+        let data = if gathered.is_empty() { first } else { gathered.freeze() };
+        Poll::Ready(Some(Ok(data)))
+    }
+
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>> {
+        if !matches!(self.state, Reading::Data) {
+            return Poll::Ready(None);
+        }
+        Poll::Ready(match ready!(self.stream.poll_data(cx)) {
+            Ok(Some(data)) => Some(self.check(data.len() as u64).map(|()| data)),
+            Ok(None) if self.missing.is_some_and(|missing| missing > 0) => {
+                self.state = Reading::Done;
+                Some(Err(Status::data_loss("the message is shorter than its content-length")))
+            }
+            Ok(None) => {
+                self.state = Reading::Trailers;
+                None
+            }
+            Err(error) => Some(Err(self.fail(&error))),
+        })
+    }
+
     fn fail(&mut self, error: &StreamError) -> Status {
         self.state = Reading::Done;
         status(error)
