@@ -164,7 +164,7 @@ impl From<Status> for Stopped {
 fn follow(gate: Gate, run: Run, place: Place) -> impl Stream<Item = Result<Event, axum::Error>> {
     let (events, receiver) = mpsc::channel(WAITING_EVENTS);
     tokio::spawn(async move {
-        let mut follower = Follower { gate, run, place, events: events.clone() };
+        let mut follower = Follower { gate, run, place, told: 0, events: events.clone() };
         let outcome = tokio::select! {
             outcome = follower.run() => outcome,
             () = events.closed() => Err(Stopped::ByReader),
@@ -183,6 +183,8 @@ struct Follower {
     gate: Gate,
     run: Run,
     place: Place,
+    /// The attempt that was announced last.
+    told: u32,
     events: Events,
 }
 
@@ -192,9 +194,10 @@ impl Follower {
         let mut changes = self.gate.scheduler().watch_run(wanted.clone()).await?.into_inner();
         loop {
             if let Some(attempt) = self.next_attempt() {
-                if self.place.offset == 0 {
+                if self.place.offset == 0 && self.told != attempt.attempt {
                     self.tell_attempt(&attempt).await?;
                 }
+                self.told = attempt.attempt;
                 self.copy().await?;
                 // What happened while the log was copied.
                 self.run = self.gate.scheduler().get_run(wanted.clone()).await?.into_inner();

@@ -54,6 +54,30 @@ async fn a_log_is_followed_through_a_retry_and_taken_up_where_it_was_left() {
 }
 
 #[tokio::test]
+async fn an_attempt_that_printed_nothing_is_announced_once() {
+    let house = House::start().await;
+    let mut agent = house.agent("ada").await;
+    let id = house.pipeline("Silent", &mut agent, vec![job(1, "go", &[], vec![])]).await;
+    let run = house.run(id, json!([])).await;
+    let first = agent.order().await;
+    let mut events = house.follow(&format!("run/{}/log", run["uniqueid"].as_str().unwrap())).await;
+    assert_eq!(events.expect("attempt").await.data, "1");
+    let suspend = |what: &str| format!("worker/{what}/{}", agent.id);
+    let (suspend, resume) = (suspend("suspend"), suspend("resume"));
+    house.admin.post(&suspend, json!({})).await.expect(200);
+    agent.report(&first, "reschedule").await;
+    // The first attempt's log is over, and the second attempt is still to come.
+    let path = format!("run/{}", run["uniqueid"].as_str().unwrap());
+    let shown = house.admin.get(&path).await.expect(200).json();
+    assert_eq!(shown["attempts"].as_array().unwrap().len(), 1);
+    house.admin.post(&resume, json!({})).await.expect(200);
+    let second = agent.order().await;
+    assert_eq!(events.expect("attempt").await.data, "2");
+    agent.report(&second, "success").await;
+    events.expect("end").await;
+}
+
+#[tokio::test]
 async fn a_run_that_never_began_has_an_empty_log_and_an_end() {
     let house = House::start().await;
     let mut agent = house.agent("ada").await;
