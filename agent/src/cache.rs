@@ -232,7 +232,13 @@ impl Cache {
 }
 
 async fn fetch(channel: &Channel, wanted: Wanted<'_>, part: &Path) -> Result<Fetch, Trouble> {
-    let trouble = |error| Trouble::io("writing the binary", error);
+    let trouble = |error: io::Error| {
+        if error.kind() == io::ErrorKind::StorageFull {
+            // Nobody goes on with it here, and others need the room.
+            fs::remove_file(part).ok();
+        }
+        Trouble::io("writing the binary", error)
+    };
     let have = fs::metadata(part).map_or(0, |meta| meta.len());
     if have > 0 && have == wanted.size {
         return Ok(Fetch::Done);
