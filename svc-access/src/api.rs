@@ -46,19 +46,24 @@ impl Api {
         let user = self.user(username).await?;
         // All names that cannot exist share one entry.
         let throttled = if username.len() <= 64 { username } else { "" };
-        if let Some(wait) = self.throttle.wait(throttled) {
-            return Err(Status::resource_exhausted(format!(
-                "too many failed logins; try again in {} s",
-                wait.as_secs() + 1
-            )));
-        }
+        self.check_wait(throttled)?;
         let hash = user.as_ref().map(|user| user.password_hash.clone());
-        if !self.passwords.verify(password, hash).await {
+        let proved = self.passwords.verify(password, hash).await;
+        // Who tries many at once learns no more than who tries one after the other.
+        self.check_wait(throttled)?;
+        if !proved {
             self.throttle.failed(throttled);
             return Err(Rejection::WrongPassword.into());
         }
         self.throttle.succeeded(throttled);
         user.ok_or_else(|| Rejection::WrongPassword.into())
+    }
+
+    fn check_wait(&self, username: &str) -> Result<(), Status> {
+        let Some(wait) = self.throttle.wait(username) else { return Ok(()) };
+        let seconds = wait.as_secs() + 1;
+        let message = format!("too many failed logins; try again in {seconds} s");
+        Err(Status::resource_exhausted(message))
     }
 
     fn open(&self, key: &str, secret: &Secret) -> Result<String, Status> {
