@@ -226,6 +226,7 @@ impl Attachment {
             Err(refusal) if refusal.code() == Code::NotFound => {
                 Ok(Err(format!("pipeline {} does not exist any more", spec.pipeline_id)))
             }
+            Err(refusal) if is_for_good(refusal.code()) => Ok(Err(refusal.message().to_owned())),
             Err(fault) => Err(transient(fault)),
         }
     }
@@ -245,6 +246,7 @@ impl Attachment {
                 let missing = self.missing_keys(keys).await?;
                 Ok(Err(missing.unwrap_or_else(|| refusal.message().to_owned())))
             }
+            Err(refusal) if is_for_good(refusal.code()) => Ok(Err(refusal.message().to_owned())),
             Err(fault) => Err(transient(fault)),
         }
     }
@@ -280,6 +282,11 @@ pub(crate) fn missing_key(key: &str) -> String {
 
 fn ended(service: &str) -> Status {
     Status::unavailable(format!("the connection to the {service} ended: connect again"))
+}
+
+/// Asking again would be answered alike, and would end the worker's stream each time.
+fn is_for_good(code: Code) -> bool {
+    matches!(code, Code::FailedPrecondition | Code::InvalidArgument | Code::ResourceExhausted)
 }
 
 /// What the registry's refusal of an attachment means to the worker.

@@ -72,7 +72,7 @@ impl Api {
             .ok()
             .and_then(|value| String::from_utf8(value).ok())
             .ok_or_else(|| {
-                Status::internal(format!(
+                Status::failed_precondition(format!(
                     "secret `{key}` cannot be decrypted; restore the master key, or put the secret again"
                 ))
             })

@@ -77,7 +77,7 @@ impl Api {
             return Ok(wire::Credentials::default());
         }
         let broken = |why: String| {
-            Status::data_loss(format!(
+            Status::failed_precondition(format!(
                 "the credentials of pipeline {id} cannot be opened ({why}): \
                  if the master key was replaced, create the pipeline again"
             ))

@@ -194,7 +194,7 @@ async fn sealed_credentials_belong_to_their_pipeline_alone() {
     let mut life = house.start().await;
     let thief = GetPipelineRequest { id: 2, ..Default::default() };
     let refused = life.client.get_credentials(thief).await.unwrap_err();
-    assert_eq!(refused.code(), Code::DataLoss);
+    assert_eq!(refused.code(), Code::FailedPrecondition);
 }
 
 #[tokio::test]

@@ -164,6 +164,24 @@ async fn a_secret_that_vanished_before_the_start_fails_the_run() {
 }
 
 #[tokio::test]
+async fn secrets_that_can_never_be_sent_fail_the_run() {
+    let house = House::start().await;
+    let mut agent = house.agent("ada").await;
+    let keys: Vec<_> = (0..50).map(|n| format!("KEY_{n}")).collect();
+    let args = keys.iter().map(|key| argument("vault", key, "")).collect();
+    let id = house.pipeline("Deploy", &mut agent, vec![job(1, "deploy", &[], args)]).await;
+    for key in keys {
+        let secret = json!({ "key": key, "value": "x".repeat(64 << 10) });
+        house.admin.post("secret", secret).await.expect(201);
+    }
+    let run = house.run(id, json!([])).await;
+    let ended = crate::client::patiently(house.ended(&run)).await;
+    assert_eq!(ended["status"], "failed");
+    let reason = ended["reason"].as_str().unwrap();
+    assert!(reason.starts_with("these secrets have"), "{reason}");
+}
+
+#[tokio::test]
 async fn a_run_that_is_stopped_is_cancelled_at_its_worker() {
     let house = House::start().await;
     let mut agent = house.agent("ada").await;

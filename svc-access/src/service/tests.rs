@@ -301,7 +301,7 @@ async fn secrets_are_bound_to_their_key() {
     let (mut client, _) = machine.start().await;
     assert_eq!(resolve(&mut client, &["a"]).await.unwrap(), ["1"]);
     let refused = resolve(&mut client, &["b"]).await.unwrap_err();
-    assert_eq!(refused.code(), Code::Internal);
+    assert_eq!(refused.code(), Code::FailedPrecondition);
     assert!(refused.message().contains("`b` cannot be decrypted"), "{refused}");
 }
 
