@@ -176,8 +176,9 @@ async fn deliver(
     stopper: Stopper,
 ) -> Delivery {
     let mut pauses = Pauses::new();
+    let mut bare = None;
     loop {
-        let run = state.borrow_and_update().clone();
+        let run = bare.clone().unwrap_or_else(|| state.borrow_and_update().clone());
         let terminal = is_terminal(&run);
         let lease = Lease::of(&run);
         let refusal = match timeout(PATIENCE, primary.update_work(run)).await {
@@ -194,6 +195,10 @@ async fn deliver(
         if let Some(status) = refusal {
             let reason = status.message();
             tracing::warn!(?lease, code = ?status.code(), reason, "a report was refused");
+            if terminal && status.code() == Code::InvalidArgument && bare.is_none() {
+                bare = Some(bare_failure(&state.borrow(), reason));
+                continue;
+            }
             if terminal || status.code() != Code::InvalidArgument {
                 stopper.stop(Why::Lost);
                 return Delivery::Refused;
@@ -202,6 +207,18 @@ async fn deliver(
         if state.changed().await.is_err() {
             return Delivery::Refused;
         }
+    }
+}
+
+/// An end that the server will take, where it does not take what the pipeline made of it: else the
+/// run would be believed to go on.
+fn bare_failure(run: &PipelineRun, refusal: &str) -> PipelineRun {
+    PipelineRun {
+        status: "failed".into(),
+        reason: shorten(format!("the server does not take the report of the end: {refusal}")),
+        jobs: vec![],
+        build_result: None,
+        ..run.clone()
     }
 }
 

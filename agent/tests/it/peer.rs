@@ -60,6 +60,8 @@ pub(crate) struct Seen {
     pub(crate) stale: HashSet<String>,
     /// Lease tokens whose reports are refused, while their logs are still taken.
     pub(crate) lost: HashSet<String>,
+    /// Reports of success are taken for malformed.
+    pub(crate) doubt_success: bool,
     /// How many of the next requests for a log fail before anything is kept.
     pub(crate) refuse_logs: u32,
     /// How many of the next requests for a log are kept but not answered well.
@@ -375,6 +377,9 @@ impl Worker for Api {
         self.0.change(|seen| {
             if seen.stale.contains(&report.lease_token) || seen.lost.contains(&report.lease_token) {
                 return Err(Status::failed_precondition("the lease is not the run's"));
+            }
+            if seen.doubt_success && report.status == "success" {
+                return Err(Status::invalid_argument("`success` is not to be believed"));
             }
             seen.reports.push(report);
             Ok(Response::new(()))

@@ -41,6 +41,19 @@ async fn a_run_is_done_and_reported_with_its_whole_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_the_server_does_not_take_is_reported_as_a_failure() {
+    let test = Fixture::new().await;
+    test.peer.seen().doubt_success = true;
+    let agent = test.agent();
+    let order = PipelineRun { jobs: vec![], ..test.order("greets") };
+    test.peer.order(&order).await;
+    let end = test.peer.ended(&order).await;
+    assert_eq!(end.status, "failed");
+    assert!(end.reason.contains("is not to be believed"), "{}", end.reason);
+    agent.drained().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failed_job_fails_the_run_with_its_message() {
     let test = Fixture::new().await;
     let agent = test.agent();
