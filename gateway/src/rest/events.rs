@@ -55,7 +55,9 @@ struct EventJson {
 impl From<Recorded> for EventJson {
     fn from(recorded: Recorded) -> Self {
         // Hashes of passwords and sealed secrets are for nobody's eyes.
-        let withheld = ["user-", "secret-"].iter().any(|kind| recorded.stream.starts_with(kind));
+        let withheld = ["user-", "secret-", "registration"]
+            .iter()
+            .any(|kind| recorded.stream.starts_with(kind));
         let event = recorded.event;
         Self {
             position: recorded.position,
