@@ -20,7 +20,7 @@ use eventlog::{Clock, Log};
 use identity::{Authority, Credentials, MasterKey};
 use proto::registry::v1::registry_client::RegistryClient;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use transport::{Channel, Server};
 
@@ -51,6 +51,9 @@ pub struct ServerConfig {
     pub worker_grace: u64,
 }
 
+/// How long the embedded agent may take to give back what it holds.
+const GIVE_BACK: Duration = Duration::from_secs(5);
+
 /// A server that answers.
 #[derive(Debug)]
 pub struct Running {
@@ -59,8 +62,14 @@ pub struct Running {
     pub ca: String,
     /// Set at the first start only.
     pub first_admin_password: Option<SecretString>,
-    tasks: JoinSet<Result<()>>,
+    /// They never end by themselves.
+    services: JoinSet<Result<()>>,
+    port: JoinSet<Result<()>>,
+    /// Empty without an embedded agent.
+    agent: JoinSet<Result<()>>,
     shutdown: CancellationToken,
+    /// Closes the port, which the agent needs to the last.
+    close: CancellationToken,
 }
 
 impl Running {
@@ -74,19 +83,29 @@ impl Running {
         format!("https://{host}:{}", self.address.port())
     }
 
-    /// Runs until `shutdown` fires or a part cannot go on.
+    /// Runs until `shutdown` fires or a part cannot go on. Then the agent gives back what it holds,
+    /// the port closes, and the services are left: whatever they answered is durable.
     pub async fn finish(mut self) -> Result<()> {
-        let mut outcome = Ok(());
-        while let Some(ended) = self.tasks.join_next().await {
-            let ended = ended.context("a part of the server panicked").and_then(|result| result);
-            if outcome.is_ok() {
-                outcome = ended;
-            }
-            // One part's end is everybody's: a server without its scheduler only looks alive.
-            self.shutdown.cancel();
+        // One part's end is everybody's: a server without its scheduler only looks alive.
+        let outcome = tokio::select! {
+            () = self.shutdown.cancelled() => Ok(()),
+            Some(ended) = self.services.join_next() => flat(ended),
+            Some(ended) = self.port.join_next() => flat(ended),
+            Some(ended) = self.agent.join_next() => flat(ended),
+        };
+        self.shutdown.cancel();
+        let agent = tokio::time::timeout(GIVE_BACK, self.agent.join_next()).await;
+        if agent.is_err() {
+            tracing::warn!("the embedded agent could not give back its runs; others will get them");
         }
-        outcome
+        self.close.cancel();
+        let port = self.port.join_next().await.map_or(Ok(()), flat);
+        outcome.and(agent.ok().flatten().map_or(Ok(()), flat)).and(port)
     }
+}
+
+fn flat(ended: Result<Result<()>, JoinError>) -> Result<()> {
+    ended.context("a part of the server panicked")?
 }
 
 /// Starts everything and answers when the port is open.
@@ -112,9 +131,11 @@ pub async fn start(config: ServerConfig, shutdown: CancellationToken) -> Result<
         .with_context(|| format!("listen on {}", config.listen))?;
     let address = server.local_addr();
 
-    let House { gateway, mut tasks, first_admin_password, registry } = house;
-    let stop = shutdown.clone();
-    tasks.spawn(async move {
+    let House { gateway, tasks: services, first_admin_password, registry } = house;
+    let close = CancellationToken::new();
+    let stop = close.clone();
+    let mut port = JoinSet::new();
+    port.spawn(async move {
         server.serve(gateway, stop).await;
         Ok(())
     });
@@ -122,8 +143,11 @@ pub async fn start(config: ServerConfig, shutdown: CancellationToken) -> Result<
         address,
         ca: ground.authority.ca_pem().to_owned(),
         first_admin_password,
-        tasks,
+        services,
+        port,
+        agent: JoinSet::new(),
         shutdown,
+        close,
     };
     embed_agent(running, config, &data, registry).await
 }
@@ -156,8 +180,10 @@ async fn embed_agent(
         ..agent::Config::default()
     };
     let shutdown = running.shutdown.clone();
-    running.tasks.spawn(async move {
-        agent::run(agent, shutdown).await.context("the embedded agent cannot go on")
+    running.agent.spawn(async move {
+        // A server that shall end waits for no run.
+        let ended = agent::run_until(agent, shutdown.clone(), shutdown).await;
+        ended.context("the embedded agent cannot go on")
     });
     Ok(running)
 }
