@@ -21,6 +21,9 @@ pub(crate) const GRACE: Duration = Duration::from_secs(5);
 /// How long HTTP/3 may take before HTTP/2 is tried beside it: three round trips at 100 ms. A network
 /// that blocks UDP costs this once.
 pub(crate) const HTTP3_HEAD_START: Duration = Duration::from_millis(300);
+/// What HTTP/3 gets once TCP was refused: nobody is told over UDP that nobody listens, and whoever waits
+/// should hear of a server that is not there. Three round trips of the slowest links.
+pub(crate) const HTTP3_LAST_CHANCE: Duration = Duration::from_secs(2);
 /// How long a channel that fell back stays away from HTTP/3.
 pub(crate) const HTTP3_RETRY: Duration = Duration::from_mins(1);
 

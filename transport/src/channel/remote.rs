@@ -252,7 +252,9 @@ impl Remote {
                 other.await.map_err(|second| both(&first, &second))
             }
             Either::Right((Err(first), other)) => {
-                other.await.map_err(|second| both(&second, &first))
+                let late = timeout(limits::HTTP3_LAST_CHANCE, other).await;
+                let late = late.unwrap_or_else(|_| Err(Status::unavailable("no answer")));
+                late.map_err(|second| both(&second, &first))
             }
         }
     }
