@@ -62,7 +62,7 @@ async fn unknown_route(request: Request) -> Response {
         return tonic::Status::unimplemented(format!("no method `{path}` here"))
             .into_http::<axum::body::Body>();
     }
-    let message = format!("no route `{path}`: the API's routes start with /api/v1/");
+    let message = format!("no route `{path}`: check the path and the method");
     ApiError::new(StatusCode::NOT_FOUND, message).into_response()
 }
 
