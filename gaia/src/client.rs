@@ -24,7 +24,7 @@ const LARGEST_ANSWER: usize = 64 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("reach {server}")]
+    #[error("{server} cannot be reached: is the server running, and is this its address?")]
     Unreachable { server: String, source: ChannelError },
     /// The server's own words.
     #[error("{message}")]
