@@ -97,3 +97,15 @@ async fn an_agent_that_is_asked_to_end_finishes_its_run_first() -> Result<()> {
     assert_eq!((run.status.as_str(), run.attempts.len()), ("success", 1), "{}", run.reason);
     Ok(())
 }
+
+#[tokio::test]
+async fn a_server_that_is_asked_to_end_ends_and_an_idle_agent_outlives_it() -> Result<()> {
+    let (mut cluster, _) = cluster_of_one().await?;
+    let status = cluster.stop("server").await?;
+    assert!(status.success(), "{status}");
+    cluster.restart_server().await?;
+    let back = cluster.until("the agent is back", async || {
+        Ok(cluster.worker("one").await?.filter(|worker| worker.connected).map(drop))
+    });
+    back.await
+}
