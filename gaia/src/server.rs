@@ -182,8 +182,13 @@ async fn embed_agent(
     let shutdown = running.shutdown.clone();
     running.agent.spawn(async move {
         // A server that shall end waits for no run.
-        let ended = agent::run_until(agent, shutdown.clone(), shutdown).await;
-        ended.context("the embedded agent cannot go on")
+        let ended = agent::run_until(agent, shutdown.clone(), shutdown.clone()).await;
+        if let Err(error) = ended {
+            let error = anyhow::Error::from(error);
+            tracing::error!("the server goes on without its embedded agent: {error:#}");
+            shutdown.cancelled().await;
+        }
+        Ok(())
     });
     Ok(running)
 }
