@@ -29,6 +29,8 @@ pub enum ClientError {
     /// The server's own words.
     #[error("{message}")]
     Refused { status: http::StatusCode, message: String },
+    #[error("the server went away while {path} was followed: ask again when it is back")]
+    CutOff { path: String, source: tonic::Status },
     #[error("read the answer to {method} {path}: {why}")]
     Answer { method: Method, path: String, why: String },
 }
@@ -156,8 +158,7 @@ impl Client {
                     match body.next().await? {
                         Ok(bytes) => parser.push(&bytes),
                         Err(error) => {
-                            let why = error.to_string();
-                            let error = ClientError::Answer { method: Method::GET, path, why };
+                            let error = ClientError::CutOff { path, source: error };
                             return Some((Err(error), (body, parser)));
                         }
                     }
