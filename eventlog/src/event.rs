@@ -1,7 +1,9 @@
 //! What the log stores.
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use ids::{EventId, Timestamp};
+use prost::Message;
 pub use proto::log::v1::Metadata;
 
 /// An event on its way into the log.
@@ -10,17 +12,52 @@ pub struct NewEvent {
     /// A retry with the same id is answered as the first append was.
     pub id: EventId,
     /// `RunAssigned`
-    pub event_type: String,
+    pub event_type: ByteString,
+    pub content: Content,
     pub data: Bytes,
-    pub metadata: Metadata,
+    /// [`Metadata`] in protobuf where a service of the house wrote it; what other clients write is
+    /// kept as it came.
+    pub metadata: Bytes,
+}
+
+/// What the data of an event is, as far as the log cares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Content {
+    #[default]
+    Binary,
+    Json,
+}
+
+impl NewEvent {
+    /// An event of the house.
+    pub fn new(
+        id: EventId,
+        event_type: impl Into<ByteString>,
+        data: impl Into<Bytes>,
+        metadata: &Metadata,
+    ) -> Self {
+        Self {
+            id,
+            event_type: event_type.into(),
+            content: Content::Binary,
+            data: data.into(),
+            metadata: metadata.encode_to_vec().into(),
+        }
+    }
+
+    /// Nothing but defaults if somebody else wrote it.
+    #[must_use]
+    pub fn metadata(&self) -> Metadata {
+        Metadata::decode(self.metadata.clone()).unwrap_or_default()
+    }
 }
 
 /// An event as it stands in the log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recorded {
-    /// Place in the whole log, from 0, without gaps.
+    /// Place in the whole log: larger than that of every event before.
     pub position: u64,
-    pub stream: String,
+    pub stream: ByteString,
     /// Place in its stream, from 0, without gaps.
     pub revision: u64,
     pub recorded_at: Timestamp,

@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! - An append that was answered is durable.
-//! - Positions, and the revisions of each stream, count from 0 without gaps.
+//! - Positions grow with every event; the revisions of each stream count from 0 without gaps.
 //! - What was appended never changes.
 
 mod clock;
@@ -25,7 +25,7 @@ pub use embedded::{
     OpenError, Options,
     verify::{Summary, verify},
 };
-pub use event::{Expected, Metadata, NewEvent, Recorded};
+pub use event::{Content, Expected, Metadata, NewEvent, Recorded};
 pub use fold::Fold;
 pub use log::{AppendError, Appended, Log, LogError, Subscription};
 pub use owner::{DecodeError, Origin, Owner, Rules, Stopped};

@@ -7,8 +7,6 @@ use futures::{
     stream::{BoxStream, Stream},
 };
 
-use prost::Message;
-
 use crate::{
     Clock,
     embedded::{Embedded, OpenError, Options},
@@ -194,7 +192,7 @@ fn check(stream: &str, events: &[NewEvent]) -> Result<(), LogError> {
             let (most, length) = (Log::MAX_EVENT_TYPE, event.event_type.len());
             return invalid(format!("an event's type has 1 to {most} bytes, this one {length}"));
         }
-        metadata += event.metadata.encoded_len();
+        metadata += event.metadata.len();
     }
     if metadata > Log::MAX_BATCH_METADATA {
         let most = Log::MAX_BATCH_METADATA;

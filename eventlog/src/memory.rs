@@ -56,7 +56,7 @@ impl Memory {
             stored.streams.entry(stream.clone()).or_default().push(position);
             stored.events.push(Recorded {
                 position: position as u64,
-                stream: stream.clone(),
+                stream: stream.as_str().into(),
                 revision,
                 recorded_at,
                 event,

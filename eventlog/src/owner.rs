@@ -79,8 +79,8 @@ impl DecodeError {
     pub fn new(recorded: &Recorded, why: impl fmt::Display) -> Self {
         Self {
             position: recorded.position,
-            stream: recorded.stream.clone(),
-            event_type: recorded.event.event_type.clone(),
+            stream: recorded.stream.to_string(),
+            event_type: recorded.event.event_type.to_string(),
             why: why.to_string(),
         }
     }

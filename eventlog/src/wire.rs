@@ -6,7 +6,7 @@ use tonic::Status;
 use uuid::Uuid;
 
 use crate::{
-    event::{Expected, NewEvent, Recorded},
+    event::{Content, Expected, NewEvent, Recorded},
     log::LogError,
 };
 
@@ -17,9 +17,10 @@ impl From<NewEvent> for wire::NewEvent {
     fn from(event: NewEvent) -> Self {
         Self {
             id: event.id.as_uuid().into_bytes().to_vec().into(),
-            r#type: event.event_type,
+            r#type: event.event_type.to_string(),
+            json: event.content == Content::Json,
             data: event.data,
-            metadata: Some(event.metadata),
+            metadata: event.metadata,
         }
     }
 }
@@ -34,9 +35,10 @@ impl TryFrom<wire::NewEvent> for NewEvent {
         })?;
         Ok(Self {
             id: EventId::from_uuid(id),
-            event_type: event.r#type,
+            event_type: event.r#type.into(),
+            content: if event.json { Content::Json } else { Content::Binary },
             data: event.data,
-            metadata: event.metadata.unwrap_or_default(),
+            metadata: event.metadata,
         })
     }
 }
@@ -45,7 +47,7 @@ impl From<Recorded> for wire::RecordedEvent {
     fn from(recorded: Recorded) -> Self {
         Self {
             position: recorded.position,
-            stream: recorded.stream,
+            stream: recorded.stream.to_string(),
             revision: recorded.revision,
             recorded_at: recorded.recorded_at.as_millis(),
             event: Some(recorded.event.into()),
@@ -61,7 +63,7 @@ impl TryFrom<wire::RecordedEvent> for Recorded {
         let event = event.ok_or_else(|| LogError::Corrupt(format!("event {position} is empty")))?;
         Ok(Self {
             position,
-            stream: recorded.stream,
+            stream: recorded.stream.into(),
             revision: recorded.revision,
             recorded_at: Timestamp(recorded.recorded_at),
             event: event.try_into()?,

@@ -53,12 +53,12 @@ mod tests {
             stream: stream.into(),
             revision: 0,
             recorded_at: Timestamp(0),
-            event: NewEvent {
-                id: EventId::from_uuid(Uuid::nil()),
-                event_type: event_type.into(),
-                data: data.into(),
-                metadata: Metadata::default(),
-            },
+            event: NewEvent::new(
+                EventId::from_uuid(Uuid::nil()),
+                event_type,
+                data,
+                &Metadata::default(),
+            ),
         }
     }
 

@@ -41,7 +41,7 @@ pub(crate) fn encode(event: &Event) -> Encoded {
 pub fn decode(recorded: &Recorded) -> Result<Option<Fact>, DecodeError> {
     let is_in =
         |prefixes: &[&str]| prefixes.iter().any(|prefix| recorded.stream.starts_with(prefix));
-    let event_type = recorded.event.event_type.as_str();
+    let event_type = &*recorded.event.event_type;
     let fact = match event_type {
         "LogSealed" if is_in(OWNS) => Fact::Log(sealed(recorded)?),
         "RunSubmitted" if is_in(FOLLOWS) => {

@@ -302,12 +302,12 @@ mod tests {
 
     async fn submit(log: &Log, run: RunId) {
         let submitted = RunSubmitted { run_id: run.to_string(), ..RunSubmitted::default() };
-        let event = NewEvent {
-            id: EventId::from_uuid(Uuid::nil()),
-            event_type: "RunSubmitted".into(),
-            data: submitted.encode_to_vec().into(),
-            metadata: Metadata::default(),
-        };
+        let event = NewEvent::new(
+            EventId::from_uuid(Uuid::nil()),
+            "RunSubmitted",
+            submitted.encode_to_vec(),
+            &Metadata::default(),
+        );
         log.append(codec::run_stream(run), Expected::Any, vec![event]).await.unwrap();
     }
 

@@ -90,7 +90,7 @@ pub fn decode(recorded: &Recorded) -> Result<Option<Fact>, DecodeError> {
 
 fn decode_own(recorded: &Recorded) -> Result<Option<Event>, DecodeError> {
     let broken = |why: &dyn std::fmt::Display| DecodeError::new(recorded, why);
-    let event = match recorded.event.event_type.as_str() {
+    let event = match &*recorded.event.event_type {
         "PipelineCreated" => created(read(recorded)?).map_err(|why| broken(&why))?,
         "BuildRequested" => {
             let requested: stored::BuildRequested = read(recorded)?;
@@ -158,7 +158,7 @@ fn decode_run(recorded: &Recorded) -> Result<Option<Fact>, DecodeError> {
         events::v1::{RunCancelled, RunFinished, RunSubmitted},
         v1::RunKind,
     };
-    let fact = match recorded.event.event_type.as_str() {
+    let fact = match &*recorded.event.event_type {
         "RunSubmitted" => {
             let submitted: RunSubmitted = read(recorded)?;
             let spec = submitted.spec.unwrap_or_default();

@@ -378,12 +378,12 @@ async fn cancel(log: &Log, run: &str) {
 
 #[expect(clippy::disallowed_methods, reason = "a test is an edge too")]
 async fn append(log: &Log, stream: &str, event_type: &str, event: impl Message) {
-    let event = NewEvent {
-        id: EventId::from_uuid(Uuid::now_v7()),
-        event_type: event_type.into(),
-        data: event.encode_to_vec().into(),
-        metadata: eventlog::Metadata::default(),
-    };
+    let event = NewEvent::new(
+        EventId::from_uuid(Uuid::now_v7()),
+        event_type,
+        event.encode_to_vec(),
+        &eventlog::Metadata::default(),
+    );
     log.append(stream, Expected::Any, vec![event]).await.unwrap();
 }
 

@@ -100,7 +100,7 @@ fn outcome_state(outcome: Outcome) -> pb::RunState {
 
 /// The fact that an event of the log stands for; `None`: not one that the scheduler needs.
 pub fn decode(recorded: &Recorded) -> Result<Option<Fact>, DecodeError> {
-    let (event_type, data) = (recorded.event.event_type.as_str(), &recorded.event.data[..]);
+    let (event_type, data) = (&*recorded.event.event_type, &recorded.event.data[..]);
     let fact = if recorded.stream.starts_with(OWN) {
         decode_own(event_type, data).map(|event| event.map(Fact::Run))
     } else if recorded.stream.starts_with(WORKERS) {

@@ -85,7 +85,7 @@ fn event() -> NewEvent {
     let mut data = vec![0; EVENT];
     data.chunks_mut(16).for_each(|chunk| chunk.copy_from_slice(&id.as_uuid().as_bytes()[..]));
     let metadata = Metadata { version: 1, actor: "service:bench".into(), ..Metadata::default() };
-    NewEvent { id, event_type: "Measured".into(), data: data.into(), metadata }
+    NewEvent::new(id, "Measured", data, &metadata)
 }
 
 async fn replay(log: &Log) -> Result<()> {

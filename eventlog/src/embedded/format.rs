@@ -5,11 +5,10 @@
 //! event data that looks like a record.
 
 use ids::{EventId, Timestamp};
-use prost::Message;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::event::{Metadata, NewEvent, Recorded};
+use crate::event::{NewEvent, Recorded};
 
 /// The newest format that this program reads, and the one that it writes.
 pub(crate) const FORMAT: u32 = 1;
@@ -219,21 +218,21 @@ impl Record<'_> {
         before.next(self.fields, self.body)
     }
 
-    /// `None`: its metadata is no such message.
-    pub(super) fn to_recorded(self) -> Option<Recorded> {
+    pub(super) fn to_recorded(self) -> Recorded {
         let content = self.content;
-        Some(Recorded {
+        Recorded {
             position: content.position,
-            stream: content.stream.to_owned(),
+            stream: content.stream.into(),
             revision: content.revision,
             recorded_at: Timestamp(content.recorded_at),
             event: NewEvent {
                 id: content.id,
-                event_type: content.event_type.to_owned(),
+                event_type: content.event_type.into(),
+                content: crate::Content::Binary,
                 data: bytes::Bytes::copy_from_slice(content.data),
-                metadata: Metadata::decode(content.metadata).ok()?,
+                metadata: bytes::Bytes::copy_from_slice(content.metadata),
             },
-        })
+        }
     }
 }
 

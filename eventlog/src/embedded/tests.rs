@@ -249,7 +249,7 @@ async fn format_1_is_what_it_was() {
     let events: Vec<_> = log.read_all(0, &[]).map(Result::unwrap).collect().await;
     let seen: Vec<_> = events
         .iter()
-        .map(|event| (event.stream.as_str(), event.revision, event.event.data.as_ref()))
+        .map(|event| (&*event.stream, event.revision, event.event.data.as_ref()))
         .collect();
     let expected: [(&str, u64, &[u8]); 4] = [
         ("run-1", 0, b"one"),
@@ -258,7 +258,7 @@ async fn format_1_is_what_it_was() {
         ("run-1", 2, &[7; 20]),
     ];
     assert_eq!(seen, expected);
-    assert_eq!(events[3].event.metadata.actor, "user:ada");
+    assert_eq!(events[3].event.metadata().actor, "user:ada");
     assert_eq!(events[3].recorded_at, Timestamp(1_700_000_000_003));
 }
 
@@ -267,12 +267,12 @@ fn clock() -> Clock {
 }
 
 fn new(number: u128) -> NewEvent {
-    NewEvent {
-        id: EventId::from_uuid(Uuid::from_u128(number)),
-        event_type: "Counted".into(),
-        data: bytes::Bytes::new(),
-        metadata: Metadata::default(),
-    }
+    NewEvent::new(
+        EventId::from_uuid(Uuid::from_u128(number)),
+        "Counted",
+        bytes::Bytes::new(),
+        &Metadata::default(),
+    )
 }
 
 #[tokio::test]

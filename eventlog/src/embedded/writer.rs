@@ -13,7 +13,6 @@ use std::{
     sync::{Arc, PoisonError, mpsc},
 };
 
-use prost::Message;
 use tokio::sync::{oneshot, watch};
 
 use super::{
@@ -163,7 +162,7 @@ impl Writer {
                 left: (events.len() - at - 1) as u16,
                 stream: &stream,
                 event_type: &event.event_type,
-                metadata: &event.metadata.encode_to_vec(),
+                metadata: &event.metadata,
                 data: &event.data,
             };
             content.encode(self.end, self.segment.header.salt, &mut self.chain, &mut staged.bytes);

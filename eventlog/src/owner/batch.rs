@@ -1,7 +1,6 @@
 //! What one turn of the task appends: as few appends as keep the order of decisions.
 
 use ids::EventId;
-use prost::Message;
 use uuid::Uuid;
 
 use super::{Encoded, Origin};
@@ -25,7 +24,7 @@ struct Size {
 
 impl Size {
     fn of(event: &NewEvent) -> Self {
-        Self { events: 1, data: event.data.len(), metadata: event.metadata.encoded_len() }
+        Self { events: 1, data: event.data.len(), metadata: event.metadata.len() }
     }
 
     fn plus(self, more: Self) -> Self {
@@ -107,11 +106,11 @@ impl Append {
 pub(super) fn new_event(stream: &str, encoded: Encoded, origin: &Origin) -> NewEvent {
     #[expect(clippy::disallowed_methods, reason = "the edge where events get their ids")]
     let id = EventId::from_uuid(Uuid::now_v7());
-    NewEvent {
+    NewEvent::new(
         id,
-        event_type: encoded.event_type.into(),
-        data: encoded.data.into(),
-        metadata: Metadata {
+        encoded.event_type,
+        encoded.data,
+        &Metadata {
             version: encoded.version,
             actor: origin.actor.clone(),
             address: origin.address.clone(),
@@ -119,5 +118,5 @@ pub(super) fn new_event(stream: &str, encoded: Encoded, origin: &Origin) -> NewE
             correlation_id: stream.to_owned(),
             ..Metadata::default()
         },
-    }
+    )
 }

@@ -80,7 +80,7 @@ const RULES: Rules<Bank, Pay, Paid, TooMuch> = Rules {
         data.resize(4 + paid.padding, 0);
         Encoded { event_type: "Paid", version: 1, data }
     },
-    decode: |recorded| match recorded.event.event_type.as_str() {
+    decode: |recorded| match &*recorded.event.event_type {
         "Paid" => {
             let amount = recorded.event.data.first_chunk().map(|bytes| u32::from_le_bytes(*bytes));
             let amount = amount.ok_or_else(|| DecodeError::new(recorded, "it is too short"))?;
@@ -102,12 +102,12 @@ fn teller() -> Origin {
 }
 
 fn new(number: u128, event_type: &str) -> NewEvent {
-    NewEvent {
-        id: EventId::from_uuid(Uuid::from_u128(number)),
-        event_type: event_type.into(),
-        data: bytes::Bytes::new(),
-        metadata: Metadata::default(),
-    }
+    NewEvent::new(
+        EventId::from_uuid(Uuid::from_u128(number)),
+        event_type,
+        bytes::Bytes::new(),
+        &Metadata::default(),
+    )
 }
 
 fn clock() -> Clock {
@@ -244,7 +244,7 @@ async fn an_event_says_who_asked() {
     let owner = start(&log).await;
     owner.ask(pay(7, &[1]), teller()).await.unwrap().unwrap();
     let stored = soon(log.read_stream("account-7", 0, 1).next()).await.unwrap().unwrap();
-    let metadata = stored.event.metadata;
+    let metadata = stored.event.metadata();
     assert_eq!((metadata.version, metadata.actor.as_str()), (1, "user:teller"));
     assert_eq!(metadata.correlation_id, "account-7");
 }

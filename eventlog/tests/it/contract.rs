@@ -2,7 +2,8 @@
 
 use std::{any::Any, collections::HashSet};
 
-use eventlog::{AppendError, Appended, Expected, Log, LogError, Recorded};
+use bytestring::ByteString;
+use eventlog::{AppendError, Appended, Expected, Log, LogError, Metadata, Recorded};
 use futures::{StreamExt, future};
 use identity::Peer;
 use transport::Channel;
@@ -80,7 +81,8 @@ contract!(
 async fn an_event_comes_back_as_it_went_in(log: &Log) {
     let mut new = event(7);
     new.data = vec![0, 255, 10, 13, 0].into();
-    new.metadata.trace_parent = "00-ab-cd-01".into();
+    let metadata = Metadata { trace_parent: "00-ab-cd-01".into(), ..Metadata::default() };
+    new.metadata = prost::Message::encode_to_vec(&metadata).into();
     log.append("räume-1", Expected::None, vec![new.clone()]).await.unwrap();
     let read = all(log.read_stream("räume-1", 0, 10)).await;
     let stored = Recorded {
@@ -259,7 +261,7 @@ async fn prefixes_choose_streams(log: &Log) {
         let stream = ["run-1", "worker-1", "runlog-1"][number as usize % 3];
         log.append(stream, Expected::Any, vec![event(number)]).await.unwrap();
     }
-    let chosen = |read: Vec<Recorded>| -> HashSet<String> {
+    let chosen = |read: Vec<Recorded>| -> HashSet<ByteString> {
         read.into_iter().map(|event| event.stream).collect()
     };
     let cases: [(&[&str], &[&str]); 5] = [
@@ -273,7 +275,7 @@ async fn prefixes_choose_streams(log: &Log) {
         let read = all(log.read_all(0, prefixes)).await;
         assert_eq!(read.len(), expected.len() * 30, "{prefixes:?}");
         assert!(read.is_sorted_by_key(|event| event.position));
-        assert_eq!(chosen(read), expected.iter().map(ToString::to_string).collect());
+        assert_eq!(chosen(read), expected.iter().map(|&name| name.into()).collect());
     }
 }
 
@@ -350,9 +352,9 @@ async fn limits_are_kept(log: &Log) {
         ("run-1".into(), vec![]),
         ("run-1".into(), events(0..Log::MAX_BATCH_EVENTS as u64 + 1)),
         ("run-1".into(), with(&|new| new.data = vec![0; Log::MAX_BATCH_BYTES + 1].into())),
-        ("run-1".into(), with(&|new| new.event_type = String::new())),
-        ("run-1".into(), with(&|new| new.event_type = "x".repeat(257))),
-        ("run-1".into(), with(&|new| new.metadata.actor = "x".repeat(Log::MAX_BATCH_METADATA))),
+        ("run-1".into(), with(&|new| new.event_type = "".into())),
+        ("run-1".into(), with(&|new| new.event_type = "x".repeat(257).into())),
+        ("run-1".into(), with(&|new| new.metadata = vec![0; Log::MAX_BATCH_METADATA + 1].into())),
     ];
     for (stream, new) in refused {
         let answer = log.append(stream, Expected::Any, new).await;

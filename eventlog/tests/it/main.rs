@@ -18,12 +18,12 @@ use uuid::Uuid;
 
 /// An event whose id and data are this number's.
 fn event(number: u64) -> NewEvent {
-    NewEvent {
-        id: EventId::from_uuid(Uuid::from_u128(u128::from(number) + 1)),
-        event_type: "Counted".into(),
-        data: Bytes::from(number.to_string()),
-        metadata: Metadata { version: 1, actor: "user:ada".into(), ..Metadata::default() },
-    }
+    NewEvent::new(
+        EventId::from_uuid(Uuid::from_u128(u128::from(number) + 1)),
+        "Counted",
+        Bytes::from(number.to_string()),
+        &Metadata { version: 1, actor: "user:ada".into(), ..Metadata::default() },
+    )
 }
 
 fn events(numbers: std::ops::Range<u64>) -> Vec<NewEvent> {

@@ -90,20 +90,20 @@ fn recorded(event: &Event) -> Result<Recorded> {
         .with_context(|| format!("decode the bytes of event {}", event.position))?;
     Ok(Recorded {
         position: event.position,
-        stream: event.stream.clone(),
+        stream: event.stream.as_str().into(),
         revision: event.revision,
         recorded_at: Timestamp(event.recorded_at),
-        event: NewEvent {
-            id: event.id.parse().with_context(|| format!("read event id {}", event.id))?,
-            event_type: event.event_type.clone(),
-            data: data.into(),
-            metadata: Metadata {
+        event: NewEvent::new(
+            event.id.parse().with_context(|| format!("read event id {}", event.id))?,
+            event.event_type.clone(),
+            data,
+            &Metadata {
                 version: event.version,
                 actor: event.actor.clone(),
                 address: event.address.clone(),
                 certificate: event.certificate.clone(),
                 ..Metadata::default()
             },
-        },
+        ),
     })
 }

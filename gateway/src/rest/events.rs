@@ -59,16 +59,17 @@ impl From<Recorded> for EventJson {
             .iter()
             .any(|kind| recorded.stream.starts_with(kind));
         let event = recorded.event;
+        let metadata = event.metadata();
         Self {
             position: recorded.position,
-            stream: recorded.stream,
+            stream: recorded.stream.to_string(),
             revision: recorded.revision,
             recorded_at: recorded.recorded_at.as_millis(),
-            r#type: event.event_type,
-            version: event.metadata.version,
-            actor: event.metadata.actor,
-            address: event.metadata.address,
-            certificate: event.metadata.certificate,
+            r#type: event.event_type.to_string(),
+            version: metadata.version,
+            actor: metadata.actor,
+            address: metadata.address,
+            certificate: metadata.certificate,
             id: event.id.to_string(),
             data: if withheld { String::new() } else { BASE64_STANDARD.encode(event.data) },
             withheld,

@@ -38,12 +38,12 @@ fn recorded(stream: &str, event_type: &str, data: &[u8]) -> Recorded {
         stream: stream.into(),
         revision: 0,
         recorded_at: Timestamp(0),
-        event: NewEvent {
-            id: EventId::from_uuid(Uuid::from_u128(1)),
-            event_type: event_type.into(),
-            data: data.to_vec().into(),
-            metadata: Metadata::default(),
-        },
+        event: NewEvent::new(
+            EventId::from_uuid(Uuid::from_u128(1)),
+            event_type,
+            data.to_vec(),
+            &Metadata::default(),
+        ),
     }
 }
 

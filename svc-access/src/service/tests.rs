@@ -289,14 +289,14 @@ async fn secrets_are_bound_to_their_key() {
     // Somebody who can write to the log moves a sealed value to another key.
     let stored = machine.stored().await.pop().unwrap();
     let mut event: proto::access::events::v1::SecretPut =
-        prost::Message::decode(stored.event.data).unwrap();
+        prost::Message::decode(stored.event.data.clone()).unwrap();
     event.key = "b".into();
-    let moved = eventlog::NewEvent {
-        id: ids::EventId::from_uuid(uuid::Uuid::nil()),
-        data: prost::Message::encode_to_vec(&event).into(),
-        event_type: stored.event.event_type,
-        metadata: stored.event.metadata,
-    };
+    let moved = eventlog::NewEvent::new(
+        ids::EventId::from_uuid(uuid::Uuid::nil()),
+        stored.event.event_type.clone(),
+        prost::Message::encode_to_vec(&event),
+        &stored.event.metadata(),
+    );
     machine.log.append("secret-b", eventlog::Expected::None, vec![moved]).await.unwrap();
     let (mut client, _) = machine.start().await;
     assert_eq!(resolve(&mut client, &["a"]).await.unwrap(), ["1"]);

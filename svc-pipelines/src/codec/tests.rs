@@ -17,12 +17,12 @@ fn recorded(stream: &str, event_type: &str, data: impl Into<Bytes>) -> Recorded 
         stream: stream.into(),
         revision: 0,
         recorded_at: Timestamp(0),
-        event: NewEvent {
-            id: EventId::from_uuid(Uuid::nil()),
-            event_type: event_type.into(),
-            data: data.into(),
-            metadata: Metadata::default(),
-        },
+        event: NewEvent::new(
+            EventId::from_uuid(Uuid::nil()),
+            event_type,
+            data,
+            &Metadata::default(),
+        ),
     }
 }
 

@@ -373,7 +373,7 @@ async fn an_attached_worker_hears_of_every_change_until_it_is_deregistered() {
     assert_eq!(left, [other]);
     let stored = machine.stored().await;
     let types = stored.iter().filter(|event| event.stream.ends_with(&id));
-    let types: Vec<_> = types.map(|event| event.event.event_type.as_str()).collect();
+    let types: Vec<_> = types.map(|event| &*event.event.event_type).collect();
     assert_eq!(
         types,
         [
@@ -384,7 +384,7 @@ async fn an_attached_worker_hears_of_every_change_until_it_is_deregistered() {
             "WorkerDeregistered"
         ]
     );
-    assert_eq!(stored.last().unwrap().event.metadata.actor, "user:ann");
+    assert_eq!(stored.last().unwrap().event.metadata().actor, "user:ann");
 }
 
 #[tokio::test(start_paused = true)]

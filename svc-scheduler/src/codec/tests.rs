@@ -10,7 +10,7 @@ use crate::domain::{ArgumentSpec, ArgumentValue, Build, JobSpec, JobState, RunKi
 fn recorded(stream: &str, event_type: &str, data: Vec<u8>) -> Recorded {
     let metadata = Metadata { version: 1, ..Metadata::default() };
     let id = EventId::from_uuid(Uuid::nil());
-    let event = NewEvent { id, event_type: event_type.into(), data: data.into(), metadata };
+    let event = NewEvent::new(id, event_type, data, &metadata);
     let (position, revision, recorded_at) = (7, 0, Timestamp(0));
     Recorded { position, stream: stream.into(), revision, recorded_at, event }
 }

@@ -48,12 +48,12 @@ impl House {
     }
 
     async fn record(&self, worker: u128, event_type: &str, event: impl Message) {
-        let new = NewEvent {
-            id: EventId::from_uuid(Uuid::from_u128(rand_id())),
-            event_type: event_type.into(),
-            data: event.encode_to_vec().into(),
-            metadata: Metadata { version: 1, ..Metadata::default() },
-        };
+        let new = NewEvent::new(
+            EventId::from_uuid(Uuid::from_u128(rand_id())),
+            event_type,
+            event.encode_to_vec(),
+            &Metadata { version: 1, ..Metadata::default() },
+        );
         let stream = format!("worker-{}", worker_id(worker));
         self.log.append(stream, Expected::Any, vec![new]).await.unwrap();
     }
