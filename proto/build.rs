@@ -1,6 +1,6 @@
-//! Compiles the .proto files with protox, so that no `protoc` is needed.
+//! Compiles the .proto files with protox, so that no `protoc` is needed, and lists the events.
 
-use std::{env, error::Error, fs, path::Path};
+use std::{collections::BTreeMap, env, error::Error, fmt::Write, fs, path::Path};
 
 const FILES: [&str; 17] = [
     "worker.proto",
@@ -24,13 +24,37 @@ const FILES: [&str; 17] = [
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
-    let descriptors = protox::compile(FILES, ["proto"])?;
-    let out = Path::new(&env::var("OUT_DIR")?).join("descriptors.bin");
-    fs::write(out, prost::Message::encode_to_vec(&descriptors))?;
+    println!("cargo::rerun-if-changed=events.lock");
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_imports(true).include_source_info(true).open_files(FILES)?;
+    let out = env::var("OUT_DIR")?;
+    let out = Path::new(&out);
+    // Encoded by protox itself, which keeps the options that prost's types do not know.
+    fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
+    fs::write(out.join("events.rs"), events(&fs::read_to_string("events.lock")?)?)?;
     tonic_prost_build::configure()
         .bytes(".gaia")
         .bytes(".protobuf.LogChunk")
         .bytes(".protobuf.FileChunk")
-        .compile_fds(descriptors)?;
+        .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
+}
+
+/// The newest version of each event, from the lines of the lock that are not indented.
+fn events(lock: &str) -> Result<String, Box<dyn Error>> {
+    let mut newest = BTreeMap::new();
+    for line in lock.lines().filter(|line| !line.starts_with([' ', '#']) && !line.is_empty()) {
+        let mut words = line.split(' ');
+        let (Some(event), Some(version)) = (words.next(), words.next()) else {
+            return Err(format!("events.lock: `{line}` is no event and version").into());
+        };
+        let newest: &mut u32 = newest.entry(event).or_default();
+        *newest = (*newest).max(version.parse()?);
+    }
+    let mut text = String::from("&[\n");
+    for (event, version) in newest {
+        writeln!(text, "    ({event:?}, {version}),")?;
+    }
+    text.push_str("]\n");
+    Ok(text)
 }

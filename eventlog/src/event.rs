@@ -50,6 +50,19 @@ impl NewEvent {
     pub fn metadata(&self) -> Metadata {
         Metadata::decode(self.metadata.clone()).unwrap_or_default()
     }
+
+    /// Version of the stored form, from 1; 0 if the writer did not say.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        Version::decode(self.metadata.clone()).map_or(0, |only| only.version)
+    }
+}
+
+/// The first field of [`Metadata`], read without making texts of the others.
+#[derive(Clone, PartialEq, Message)]
+struct Version {
+    #[prost(uint32, tag = "1")]
+    version: u32,
 }
 
 /// An event as it stands in the log.

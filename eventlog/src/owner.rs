@@ -62,6 +62,30 @@ pub struct Encoded {
     pub data: Vec<u8>,
 }
 
+/// The newest version of a type of event that this program knows; `None`: it does not know the type.
+#[must_use]
+pub fn newest_version(event_type: &str) -> Option<u32> {
+    let found = proto::EVENTS.binary_search_by_key(&event_type, |(known, _)| known);
+    found.ok().map(|at| proto::EVENTS[at].1)
+}
+
+/// Refuses a known type in a version that only a newer program can read. An unknown type is let
+/// through: whoever does not know it does not need it.
+pub fn check_version(recorded: &Recorded) -> Result<(), DecodeError> {
+    let version = recorded.event.version();
+    // Every known type has a first version, which most events are.
+    if version <= 1 {
+        return Ok(());
+    }
+    match newest_version(&recorded.event.event_type) {
+        Some(newest) if version > newest => Err(DecodeError::new(
+            recorded,
+            format!("it has version {version}, and this program reads versions up to {newest}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// The log holds something that this program cannot read: written by a newer one, or damaged.
 #[derive(Debug, thiserror::Error)]
 #[error(

@@ -9,6 +9,10 @@
 /// Every message and service, for reflection and for tests that walk the API.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
+/// Every type of event of the house, sorted, and the newest version of its stored form: what
+/// `events.lock` says.
+pub const EVENTS: &[(&str, u32)] = include!(concat!(env!("OUT_DIR"), "/events.rs"));
+
 /// Gaia's Worker API (package `protobuf`), with our additions.
 pub mod worker {
     tonic::include_proto!("protobuf");

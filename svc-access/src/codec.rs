@@ -1,6 +1,9 @@
 //! Events to and from their stored form. Streams: `user-<name>` and `secret-<key>`.
 
-use eventlog::{DecodeError, Recorded, owner::Encoded};
+use eventlog::{
+    DecodeError, Recorded,
+    owner::{Encoded, check_version},
+};
 use ids::Timestamp;
 use prost::Message;
 use proto::access::events::v1 as stored;
@@ -49,6 +52,7 @@ pub fn decode(recorded: &Recorded) -> Result<Option<Event>, DecodeError> {
     if !OWNS.iter().any(|prefix| recorded.stream.starts_with(prefix)) {
         return Ok(None);
     }
+    check_version(recorded)?;
     event(&recorded.event.event_type, &recorded.event.data)
         .map_err(|error| DecodeError::new(recorded, error))
 }

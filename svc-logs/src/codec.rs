@@ -1,6 +1,9 @@
 //! The stored form of the events, and what is read of the scheduler's.
 
-use eventlog::{DecodeError, Recorded, owner::Encoded};
+use eventlog::{
+    DecodeError, Recorded,
+    owner::{Encoded, check_version},
+};
 use ids::{Attempt, Digest, RunId, Timestamp};
 use prost::Message;
 use proto::{
@@ -41,6 +44,10 @@ pub(crate) fn encode(event: &Event) -> Encoded {
 pub fn decode(recorded: &Recorded) -> Result<Option<Fact>, DecodeError> {
     let is_in =
         |prefixes: &[&str]| prefixes.iter().any(|prefix| recorded.stream.starts_with(prefix));
+    if !is_in(OWNS) && !is_in(FOLLOWS) {
+        return Ok(None);
+    }
+    check_version(recorded)?;
     let event_type = &*recorded.event.event_type;
     let fact = match event_type {
         "LogSealed" if is_in(OWNS) => Fact::Log(sealed(recorded)?),

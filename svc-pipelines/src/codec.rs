@@ -1,6 +1,9 @@
 //! The stored form of the events, and what is read of the scheduler's.
 
-use eventlog::{DecodeError, Recorded, owner::Encoded};
+use eventlog::{
+    DecodeError, Recorded,
+    owner::{Encoded, check_version},
+};
 use ids::{Digest, PipelineId, RunId, Timestamp};
 use prost::Message;
 use proto::{common::v1 as common, pipelines::events::v1 as stored, scheduler};
@@ -79,13 +82,11 @@ pub(crate) fn encode(event: &Event) -> Encoded {
 pub fn decode(recorded: &Recorded) -> Result<Option<Fact>, DecodeError> {
     let is_in =
         |prefixes: &[&str]| prefixes.iter().any(|prefix| recorded.stream.starts_with(prefix));
-    if is_in(OWNS) {
-        Ok(decode_own(recorded)?.map(Fact::Pipeline))
-    } else if is_in(FOLLOWS) {
-        decode_run(recorded)
-    } else {
-        Ok(None)
+    if !is_in(OWNS) && !is_in(FOLLOWS) {
+        return Ok(None);
     }
+    check_version(recorded)?;
+    if is_in(OWNS) { Ok(decode_own(recorded)?.map(Fact::Pipeline)) } else { decode_run(recorded) }
 }
 
 fn decode_own(recorded: &Recorded) -> Result<Option<Event>, DecodeError> {

@@ -3,7 +3,10 @@
 //! Each event has a stream of its worker, `worker-<id>`; the registration secret has the stream
 //! `registration`.
 
-use eventlog::{DecodeError, Recorded, owner::Encoded};
+use eventlog::{
+    DecodeError, Recorded,
+    owner::{Encoded, check_version},
+};
 use ids::{Timestamp, WorkerId};
 use prost::Message;
 use proto::registry::events::v1 as stored;
@@ -75,6 +78,7 @@ pub fn decode(recorded: &Recorded) -> Result<Option<Event>, DecodeError> {
     if !OWNS.iter().any(|prefix| recorded.stream.starts_with(prefix)) {
         return Ok(None);
     }
+    check_version(recorded)?;
     event(&recorded.event.event_type, &recorded.event.data)
         .map_err(|why| DecodeError::new(recorded, why))
 }

@@ -5,7 +5,10 @@
 
 use std::sync::Arc;
 
-use eventlog::{DecodeError, Recorded, owner::Encoded};
+use eventlog::{
+    DecodeError, Recorded,
+    owner::{Encoded, check_version},
+};
 use ids::{Attempt, JobId, RunNumber, Timestamp};
 use prost::Message;
 use proto::{
@@ -101,12 +104,15 @@ fn outcome_state(outcome: Outcome) -> pb::RunState {
 /// The fact that an event of the log stands for; `None`: not one that the scheduler needs.
 pub fn decode(recorded: &Recorded) -> Result<Option<Fact>, DecodeError> {
     let (event_type, data) = (&*recorded.event.event_type, &recorded.event.data[..]);
-    let fact = if recorded.stream.starts_with(OWN) {
+    let is_own = recorded.stream.starts_with(OWN);
+    if !is_own && !recorded.stream.starts_with(WORKERS) {
+        return Ok(None);
+    }
+    check_version(recorded)?;
+    let fact = if is_own {
         decode_own(event_type, data).map(|event| event.map(Fact::Run))
-    } else if recorded.stream.starts_with(WORKERS) {
-        decode_worker(event_type, data).map(|fact| fact.map(Fact::Worker))
     } else {
-        Ok(None)
+        decode_worker(event_type, data).map(|fact| fact.map(Fact::Worker))
     };
     fact.map_err(|why| DecodeError::new(recorded, why))
 }
