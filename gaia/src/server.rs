@@ -141,7 +141,7 @@ pub async fn start(config: ServerConfig, shutdown: CancellationToken) -> Result<
     });
     let running = Running {
         address,
-        ca: ground.authority.ca_pem().to_owned(),
+        ca: ground.authority.ca_pem(),
         first_admin_password,
         services,
         port,

@@ -3,25 +3,26 @@
 //! A worker's certificate is good for clients only, so it can never pose as a server.
 
 use std::{
-    fmt, fs,
+    fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    path::Path,
-    sync::Arc,
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
     time::{Duration, SystemTime},
 };
 
-use ids::{Timestamp, WorkerId};
+use ids::{Digest, Timestamp, WorkerId};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
     string::Ia5String,
 };
 use time::OffsetDateTime;
 
 use crate::{
-    Credentials, IdentityError, Issued,
-    files::{read_private, write_private},
-    peer::{hex, service_uri, worker_uri},
+    Credentials, IdentityError, Issued, Request, Signed,
+    ca::Ca,
+    credentials::certificates,
+    peer::{GAIA, hex, service_uri, worker_uri},
     random,
 };
 
@@ -30,52 +31,69 @@ use crate::{
 pub struct Authority(Arc<Inner>);
 
 struct Inner {
-    issuer: Issuer<'static, KeyPair>,
-    ca: String,
+    dir: PathBuf,
+    /// Replaced as a whole when the CA rolls over.
+    ca: RwLock<Arc<Ca>>,
 }
 
-/// Clocks of workers may be behind by this much.
-const CLOCK_SKEW: Duration = Duration::from_hours(2);
-const CA_VALID: time::Duration = time::Duration::days(3652);
+/// Clocks of others may be behind by this much.
+pub(crate) const CLOCK_SKEW: Duration = Duration::from_hours(2);
 
 impl Authority {
-    /// Opens `ca.pem`/`ca.key` (0600) in `dir`, or makes them.
+    /// Opens the CA in `dir` (keys with mode 0600), or makes one.
     pub fn open_or_create(dir: &Path) -> Result<Self, IdentityError> {
-        let (ca_path, key_path) = (dir.join("ca.pem"), dir.join("ca.key"));
-        match (read(&ca_path)?, read_private(&key_path)?) {
-            (Some(ca), Some(key)) => Self::open(ca, &String::from_utf8_lossy(&key)),
-            (Some(_), None) => Err(IdentityError::HalfACa { present: ca_path, missing: key_path }),
-            // A key alone is left by a crash while the CA was made; nothing was signed with it.
-            (None, _) => {
-                let (ca, key) = create().map_err(IdentityError::Issue)?;
-                write_private(&key_path, key.as_bytes())?;
-                write_private(&ca_path, ca.as_bytes())?;
-                Self::open(ca, &key)
-            }
-        }
+        let ca = RwLock::new(Arc::new(Ca::open_or_create(dir)?));
+        Ok(Self(Arc::new(Inner { dir: dir.into(), ca })))
     }
 
-    fn open(ca: String, key: &str) -> Result<Self, IdentityError> {
-        let key = KeyPair::from_pem(key).map_err(IdentityError::Ca)?;
-        let issuer = Issuer::from_ca_cert_pem(&ca, key).map_err(IdentityError::Ca)?;
-        Ok(Self(Arc::new(Inner { issuer, ca })))
+    /// A new root and intermediate sign from now on. For the overlap, whoever trusts the old root
+    /// alone believes the new certificates, and the old certificates are still believed.
+    pub fn roll_over(&self, overlap: Duration) -> Result<(), IdentityError> {
+        let next = Arc::new(self.ca().succeed(&self.0.dir, overlap)?);
+        *self.0.ca.write().unwrap_or_else(PoisonError::into_inner) = next;
+        Ok(())
     }
 
-    /// The CA's certificate, PEM.
-    pub fn ca_pem(&self) -> &str {
-        &self.0.ca
+    fn ca(&self) -> Arc<Ca> {
+        Arc::clone(&self.0.ca.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Client-only EKU; URI SAN `spiffe://gaia/worker/<id>`.
+    /// The certificates of the CA's roots, PEM, the newest first.
+    pub fn ca_pem(&self) -> String {
+        self.ca().roots()
+    }
+
+    /// The sha256 of the current root's certificate, which join tokens carry.
+    pub fn fingerprint(&self) -> Digest {
+        let root = certificates("CA certificate", self.ca().root());
+        Digest::of(&root.expect("it was read before")[0])
+    }
+
+    /// Client-only EKU; URI SAN `spiffe://gaia/worker/<id>`; the key is made here, Gaia's way.
     pub fn issue_worker(&self, worker: WorkerId, valid: Duration) -> Result<Issued, IdentityError> {
+        let key = new_key()?;
+        Ok(self.worker(&key, worker, valid)?.with(&key))
+    }
+
+    /// The same for a key that its owner keeps.
+    pub fn sign_worker(
+        &self,
+        request: &Request,
+        worker: WorkerId,
+        valid: Duration,
+    ) -> Result<Signed, IdentityError> {
+        self.worker(request, worker, valid)
+    }
+
+    fn worker(
+        &self,
+        key: &impl PublicKeyData,
+        worker: WorkerId,
+        valid: Duration,
+    ) -> Result<Signed, IdentityError> {
         let names = vec![SanType::URI(ia5("worker id", &worker_uri(worker))?)];
-        self.issue(
-            new_key()?,
-            &worker.to_string(),
-            names,
-            vec![ExtendedKeyUsagePurpose::ClientAuth],
-            signed(valid)?,
-        )
+        let usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(key, &worker.to_string(), names, usages, signed(valid)?)
     }
 
     /// Client and server EKU; URI SAN `spiffe://gaia/service/<name>`; dNSNames: `<name>`,
@@ -87,22 +105,34 @@ impl Authority {
         names: &[String],
         valid: Duration,
     ) -> Result<Issued, IdentityError> {
-        self.issue_service_for(new_key()?, name, names, valid)
+        let key = new_key()?;
+        Ok(self.service(&key, name, names, valid)?.with(&key))
     }
 
-    fn issue_service_for(
+    /// The same for a key that its owner keeps.
+    pub fn sign_service(
         &self,
-        key: KeyPair,
+        request: &Request,
         name: &str,
         names: &[String],
         valid: Duration,
-    ) -> Result<Issued, IdentityError> {
+    ) -> Result<Signed, IdentityError> {
+        self.service(request, name, names, valid)
+    }
+
+    fn service(
+        &self,
+        key: &impl PublicKeyData,
+        name: &str,
+        names: &[String],
+        valid: Duration,
+    ) -> Result<Signed, IdentityError> {
         let mut all = vec![
             SanType::URI(ia5("service name", &service_uri(name)?)?),
             SanType::IpAddress(Ipv4Addr::LOCALHOST.into()),
             SanType::IpAddress(Ipv6Addr::LOCALHOST.into()),
         ];
-        let gaia = (name == "gateway").then_some("gaia-pipeline.io");
+        let gaia = (name == "gateway").then_some(GAIA);
         let own = [name, "localhost"].into_iter().chain(gaia);
         for host in own.chain(names.iter().map(String::as_str)) {
             let host = host_name(host)?;
@@ -111,7 +141,7 @@ impl Authority {
             }
         }
         let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        self.issue(key, name, all, usages, signed(valid)?)
+        self.sign(key, name, all, usages, signed(valid)?)
     }
 
     /// Like [`Authority::issue_service`], with the key that `dir` holds, and saved there. The key
@@ -129,33 +159,43 @@ impl Authority {
             Some(key) => key,
             None => new_key()?,
         };
-        let issued = self.issue_service_for(key, name, names, valid)?;
+        let issued = self.service(&key, name, names, valid)?.with(&key);
         issued.credentials.save(dir)?;
         Ok(issued)
     }
 
-    pub(crate) fn issue(
+    pub(crate) fn sign(
         &self,
-        key: KeyPair,
+        key: &impl PublicKeyData,
         subject: &str,
         names: Vec<SanType>,
         usages: Vec<ExtendedKeyUsagePurpose>,
         valid: time::Duration,
-    ) -> Result<Issued, IdentityError> {
-        let (mut params, serial) = params(subject, valid)?;
+    ) -> Result<Signed, IdentityError> {
+        let mut params = params(subject, valid)?;
         params.is_ca = IsCa::ExplicitNoCa;
         params.subject_alt_names = names;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = usages;
         params.use_authority_key_identifier_extension = true;
+        let serial = params.serial_number.clone().expect("every certificate gets one");
         let expires_at = Timestamp(params.not_after.unix_timestamp() as u64 * 1_000);
-        let certificate = params.signed_by(&key, &self.0.issuer).map_err(IdentityError::Issue)?;
-        let credentials = Credentials {
-            certificate: certificate.pem(),
-            key: key.serialize_pem(),
-            ca: self.0.ca.clone(),
-        };
-        Ok(Issued { credentials, serial, expires_at })
+        let ca = self.ca();
+        let certificate = params.signed_by(key, &ca.issuer).map_err(IdentityError::Issue)?;
+        Ok(Signed {
+            certificate: certificate.pem() + &ca.links(),
+            ca: ca.roots(),
+            serial: hex(&serial.to_bytes()),
+            expires_at,
+        })
+    }
+}
+
+impl Signed {
+    fn with(self, key: &KeyPair) -> Issued {
+        let Self { certificate, ca, serial, expires_at } = self;
+        let credentials = Credentials { certificate, key: key.serialize_pem(), ca };
+        Issued { credentials, serial, expires_at }
     }
 }
 
@@ -163,37 +203,30 @@ pub(crate) fn new_key() -> Result<KeyPair, IdentityError> {
     KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(IdentityError::Issue)
 }
 
-/// PEM of a new CA and of its key.
-fn create() -> Result<(String, String), rcgen::Error> {
-    // Two CAs must not share a name, else a verifier that knows both may try the wrong one.
-    let name = format!("Gaia CA {}", hex(&random::<4>()));
-    let (mut params, _) = params(&name, CA_VALID).expect("the CA's validity is a constant");
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
-}
-
-/// What all certificates share, and the serial in hex.
-fn params(
-    subject: &str,
-    valid: time::Duration,
-) -> Result<(CertificateParams, String), IdentityError> {
+pub(crate) fn new_serial() -> SerialNumber {
     let mut serial: [u8; 16] = random();
     // Positive and without leading zeros, so that its hex is the same wherever it is read.
     serial[0] = serial[0] & 0x7f | 0x40;
+    SerialNumber::from_slice(&serial)
+}
+
+/// What all certificates share.
+pub(crate) fn params(
+    subject: &str,
+    valid: time::Duration,
+) -> Result<CertificateParams, IdentityError> {
     let mut params = CertificateParams::default();
-    params.serial_number = Some(SerialNumber::from_slice(&serial));
+    params.serial_number = Some(new_serial());
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, "Gaia");
     params.distinguished_name.push(DnType::CommonName, subject);
     let now = now();
     params.not_before = now - CLOCK_SKEW;
     params.not_after = now.checked_add(valid).ok_or(IdentityError::TooLong)?;
-    Ok((params, hex(&serial)))
+    Ok(params)
 }
 
-fn signed(valid: Duration) -> Result<time::Duration, IdentityError> {
+pub(crate) fn signed(valid: Duration) -> Result<time::Duration, IdentityError> {
     valid.try_into().map_err(|_| IdentityError::TooLong)
 }
 
@@ -217,15 +250,7 @@ fn ia5(what: &'static str, text: &str) -> Result<Ia5String, IdentityError> {
     })
 }
 
-fn read(path: &Path) -> Result<Option<String>, IdentityError> {
-    if !path.exists() {
-        return Ok(None);
-    }
-    let text = fs::read_to_string(path);
-    text.map(Some).map_err(|source| IdentityError::Read { path: path.into(), source })
-}
-
-fn now() -> OffsetDateTime {
+pub(crate) fn now() -> OffsetDateTime {
     #[expect(clippy::disallowed_methods, reason = "certificates are dated by the wall clock")]
     let now = SystemTime::now();
     now.into()

@@ -26,6 +26,21 @@ pub enum IdentityError {
     Pem { what: &'static str, source: rustls::pki_types::pem::Error },
     #[error("open the CA")]
     Ca(#[source] rcgen::Error),
+    #[error(
+        "roll over the CA: the key of its root is not in `{}`; put it back for as long as this takes",
+        path.display()
+    )]
+    NoRootKey { path: PathBuf },
+    #[error(
+        "roll over the CA in `{}`: an early version made it, and it cannot vouch for another; to \
+         begin anew, remove that folder, restart the server, and let all agents join again",
+        path.display()
+    )]
+    OldCa { path: PathBuf },
+    #[error("use the certificate: it belongs to another key; join again")]
+    OtherKey,
+    #[error("accept the certificate request: {0}")]
+    Request(&'static str),
     #[error("make a certificate")]
     Issue(#[source] rcgen::Error),
     #[error("make a certificate: `{name}` is not a {what}: {why}")]

@@ -30,7 +30,7 @@ pub fn secret_file(path: &Path) -> Result<Zeroizing<[u8; 32]>, IdentityError> {
 }
 
 /// `None` when there is no such file.
-pub(crate) fn read_private(path: &Path) -> Result<Option<Vec<u8>>, IdentityError> {
+pub fn read_private(path: &Path) -> Result<Option<Vec<u8>>, IdentityError> {
     let failed = |source| IdentityError::Read { path: path.into(), source };
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
@@ -45,7 +45,7 @@ pub(crate) fn read_private(path: &Path) -> Result<Option<Vec<u8>>, IdentityError
 }
 
 /// The file appears whole or not at all, mode 0600; folders that are missing get mode 0700.
-pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
+pub fn write_private(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
     write(path, bytes).map_err(|source| IdentityError::Write { path: path.into(), source })
 }
 

@@ -1,31 +1,43 @@
 //! Who is who: the CA, certificates, peers, TLS configurations, sealed secrets.
 //!
-//! In reading order: [`Authority`] makes certificates, [`Credentials`] holds one, `tls` turns it into
-//! rustls configurations, [`Peer`] is what the other side proved to be, [`MasterKey`] seals what is
-//! stored.
+//! In reading order: [`Authority`] makes certificates (`ca` is its folder), for a [`Request`] of a
+//! [`Key`] that stays where it is; [`Credentials`] holds one, [`Live`] replaces them in a process that
+//! runs, `tls` turns them into rustls configurations; [`Peer`] is what the other side proved to be,
+//! [`JoinToken`] lets a worker ask for its first certificate, [`MasterKey`] seals what is stored.
 //!
 //! Invariants:
 //! - Identity comes from a certificate that our CA signed, never from a header or a host name.
 //! - A worker's certificate cannot act as a server.
+//! - A certificate is looked at in every handshake: no session is resumed.
 //! - No `Debug` shows a key; no key is written to a file that others can read.
 
 mod authority;
+mod ca;
 mod credentials;
 mod error;
 mod files;
+mod live;
 mod peer;
+mod request;
 mod sealed;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod token;
 
 pub use authority::Authority;
-pub use credentials::{Credentials, Issued};
+pub use credentials::{Credentials, Issued, Signed, Validity, validity_of};
 pub use error::IdentityError;
-pub use files::secret_file;
+pub use files::{read_private, secret_file, write_private};
+pub use live::{Live, Revoked};
 pub use peer::{Peer, peer_of};
+pub use request::{Key, Request};
 pub use sealed::MasterKey;
-pub use tls::{anonymous_client_tls, client_tls, install_crypto, server_tls};
+pub use tls::{
+    anonymous_client_tls, client_tls, install_crypto, live_client_tls, live_server_tls,
+    pinned_client_tls, server_tls,
+};
+pub use token::{JoinToken, ParseTokenError};
 
 /// Random bytes that nobody can guess.
 #[must_use]

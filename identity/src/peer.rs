@@ -4,7 +4,7 @@
 //! Subjects and host names never decide who somebody is. A name has one spelling only, so that
 //! comparing names is comparing peers.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use ids::WorkerId;
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
@@ -23,6 +23,8 @@ pub enum Peer {
 
 const WORKER: &str = "spiffe://gaia/worker/";
 const SERVICE: &str = "spiffe://gaia/service/";
+/// The name by which Gaia's agents know their server.
+pub(crate) const GAIA: &str = "gaia-pipeline.io";
 
 /// The peer that a verified certificate (DER) names, and its serial in hex.
 ///
@@ -48,6 +50,27 @@ pub fn peer_of(certificate: &[u8]) -> Result<(Peer, String), IdentityError> {
     };
     let peer = parse(uri).ok_or_else(|| not_a_peer(&format!("`{}`", uri.escape_debug())))?;
     Ok((peer, hex(parsed.raw_serial())))
+}
+
+/// The host names and addresses of a service's certificate (DER), without those that every certificate
+/// of this service holds.
+pub(crate) fn host_names(certificate: &[u8], service: &str) -> Result<Vec<String>, IdentityError> {
+    let not_a_peer = |error: &dyn fmt::Display| IdentityError::NotAPeer(error.to_string());
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| not_a_peer(&error))?;
+    let names = parsed.subject_alternative_name().map_err(|error| not_a_peer(&error))?;
+    let names = names.iter().flat_map(|names| &names.value.general_names);
+    let texts = names.filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => address(bytes).map(|address| address.to_string()),
+        _ => None,
+    });
+    let own = [service, "localhost", GAIA, "127.0.0.1", "::1"];
+    Ok(texts.filter(|text| !own.contains(&text.as_str())).collect())
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }
 
 pub(crate) fn worker_uri(worker: WorkerId) -> String {

@@ -16,6 +16,10 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
 
 use crate::{authority::new_key, *};
 
+mod ca;
+mod live;
+mod requests;
+
 const HOUR: Duration = Duration::from_hours(1);
 const WORKER: WorkerId = WorkerId::from_uuid(uuid::Uuid::from_u128(7));
 
@@ -31,6 +35,18 @@ fn handshake(
     server: ServerConfig,
     name: &str,
 ) -> Result<Peer, rustls::Error> {
+    let server = connect(client, server, name)?;
+    Ok(match server.peer_certificates() {
+        None => Peer::Anonymous,
+        Some(chain) => peer_of(&chain[0]).unwrap().0,
+    })
+}
+
+fn connect(
+    client: ClientConfig,
+    server: ServerConfig,
+    name: &str,
+) -> Result<ServerConnection, rustls::Error> {
     let name = ServerName::try_from(name.to_string()).unwrap();
     let mut client = ClientConnection::new(Arc::new(client), name).unwrap();
     let mut server = ServerConnection::new(Arc::new(server)).unwrap();
@@ -38,17 +54,20 @@ fn handshake(
     while client.is_handshaking() || server.is_handshaking() || client.wants_write() {
         wire.clear();
         client.write_tls(&mut wire).unwrap();
-        server.read_tls(&mut wire.as_slice()).unwrap();
-        server.process_new_packets()?;
+        let mut unread = wire.as_slice();
+        while !unread.is_empty() {
+            server.read_tls(&mut unread).unwrap();
+            server.process_new_packets()?;
+        }
         wire.clear();
         server.write_tls(&mut wire).unwrap();
-        client.read_tls(&mut wire.as_slice()).unwrap();
-        client.process_new_packets()?;
+        let mut unread = wire.as_slice();
+        while !unread.is_empty() {
+            client.read_tls(&mut unread).unwrap();
+            client.process_new_packets()?;
+        }
     }
-    Ok(match server.peer_certificates() {
-        None => Peer::Anonymous,
-        Some(chain) => peer_of(&chain[0]).unwrap().0,
-    })
+    Ok(server)
 }
 
 fn gateway(authority: &Authority) -> ServerConfig {
@@ -66,14 +85,14 @@ fn a_server_learns_who_its_client_is() {
     let client = client_tls(&service).unwrap();
     let registry = Peer::Service("svc-registry".into());
     assert_eq!(handshake(client, gateway(&authority), "gateway"), Ok(registry));
-    let client = anonymous_client_tls(authority.ca_pem()).unwrap();
+    let client = anonymous_client_tls(&authority.ca_pem()).unwrap();
     assert_eq!(handshake(client, gateway(&authority), "gateway"), Ok(Peer::Anonymous));
 }
 
 #[test]
 fn a_service_is_known_by_all_its_names_and_by_no_other() {
     let (_dir, authority) = authority();
-    let client = || anonymous_client_tls(authority.ca_pem()).unwrap();
+    let client = || anonymous_client_tls(&authority.ca_pem()).unwrap();
     for name in ["gateway", "localhost", "gaia-pipeline.io", "127.0.0.1", "::1", "gaia.example.org"]
     {
         handshake(client(), gateway(&authority), name).unwrap();
@@ -90,14 +109,14 @@ fn a_workers_certificate_cannot_act_as_a_server() {
     let (_dir, authority) = authority();
     let worker = authority.issue_worker(WORKER, HOUR).unwrap().credentials;
     let posing = server_tls(&worker).unwrap();
-    let client = anonymous_client_tls(authority.ca_pem()).unwrap();
+    let client = anonymous_client_tls(&authority.ca_pem()).unwrap();
     handshake(client, posing, "localhost").unwrap_err();
 
     // That its names do not fit is not the only reason.
     let certificate = &worker.chain().unwrap()[0];
     let error = verify_server_cert_signed_by_trust_anchor(
         &ParsedCertificate::try_from(certificate).unwrap(),
-        &crate::tls::roots(authority.ca_pem()).unwrap(),
+        &crate::tls::roots(&authority.ca_pem()).unwrap(),
         &[],
         UnixTime::now(),
         crate::tls::provider().signature_verification_algorithms.all,
@@ -111,9 +130,9 @@ fn a_certificate_of_another_ca_is_refused_both_ways() {
     let (_dir, authority) = authority();
     let (_other_dir, other) = self::authority();
     let mut stranger = other.issue_worker(WORKER, HOUR).unwrap().credentials;
-    stranger.ca = authority.ca_pem().into();
+    stranger.ca = authority.ca_pem();
     handshake(client_tls(&stranger).unwrap(), gateway(&authority), "gateway").unwrap_err();
-    let client = anonymous_client_tls(authority.ca_pem()).unwrap();
+    let client = anonymous_client_tls(&authority.ca_pem()).unwrap();
     handshake(client, gateway(&other), "gateway").unwrap_err();
 }
 
@@ -125,15 +144,15 @@ fn an_expired_certificate_is_refused_both_ways() {
         let mut names = CertificateParams::new(names).unwrap().subject_alt_names;
         names.push(SanType::URI(uri.try_into().unwrap()));
         let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        authority
-            .issue(new_key().unwrap(), "expired", names, usages, time::Duration::minutes(-1))
-            .unwrap()
-            .credentials
+        let key = new_key().unwrap();
+        let life = time::Duration::minutes(-1);
+        let signed = authority.sign(&key, "expired", names, usages, life).unwrap();
+        Credentials { certificate: signed.certificate, key: key.serialize_pem(), ca: signed.ca }
     };
     let worker = expired("spiffe://gaia/service/svc-logs");
     let error = handshake(client_tls(&worker).unwrap(), gateway(&authority), "gateway");
     assert!(format!("{error:?}").contains("Expired"), "{error:?}");
-    let client = anonymous_client_tls(authority.ca_pem()).unwrap();
+    let client = anonymous_client_tls(&authority.ca_pem()).unwrap();
     let server = server_tls(&expired("spiffe://gaia/service/gateway")).unwrap();
     let error = handshake(client, server, "gateway");
     assert!(format!("{error:?}").contains("Expired"), "{error:?}");
@@ -149,37 +168,13 @@ fn a_tampered_certificate_is_refused() {
     let last = at + uri.len() - 1;
     bytes[last] = b'8';
     assert_ne!(peer_of(&bytes).unwrap().0, Peer::Worker(WORKER));
-    let mut client = anonymous_client_tls(authority.ca_pem()).unwrap();
+    let mut client = anonymous_client_tls(&authority.ca_pem()).unwrap();
     let shown = SingleCertAndKey::from(CertifiedKey::new(
         vec![bytes.into()],
         crate::tls::provider().key_provider.load_private_key(worker.key().unwrap()).unwrap(),
     ));
     client.client_auth_cert_resolver = Arc::new(shown);
     handshake(client, gateway(&authority), "gateway").unwrap_err();
-}
-
-#[test]
-fn a_ca_is_made_once_and_its_files_are_private() {
-    let (dir, authority) = authority();
-    let again = Authority::open_or_create(dir.path()).unwrap();
-    assert_eq!(again.ca_pem(), authority.ca_pem());
-    let worker = again.issue_worker(WORKER, HOUR).unwrap();
-    handshake(client_tls(&worker.credentials).unwrap(), gateway(&authority), "gateway").unwrap();
-    for name in ["ca.pem", "ca.key"] {
-        let mode = fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600, "{name}");
-    }
-    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing else is left behind");
-
-    let key = dir.path().join("ca.key");
-    fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
-    let error = Authority::open_or_create(dir.path()).unwrap_err().to_string();
-    assert!(error.contains("others can read it (mode 640)"), "{error}");
-    fs::remove_file(&key).unwrap();
-    let error = Authority::open_or_create(dir.path()).unwrap_err().to_string();
-    assert!(error.contains("ca.key` is not"), "{error}");
-    fs::remove_file(dir.path().join("ca.pem")).unwrap();
-    assert_ne!(Authority::open_or_create(dir.path()).unwrap().ca_pem(), authority.ca_pem());
 }
 
 #[test]

@@ -69,6 +69,8 @@ uuid_id!(/// A machine that runs pipelines (Gaia's `uniqueid` of a worker).
     WorkerId, "worker id");
 uuid_id!(/// Proves that a report belongs to the current attempt of a run.
     LeaseToken, "lease token");
+uuid_id!(/// A token that lets workers join; only its hash is known to the server.
+    JoinTokenId, "join token id");
 uuid_id!(/// One event of the log.
     EventId, "event id");
 

@@ -48,6 +48,12 @@ pub(crate) async fn handle(router: Router, request: Request<Body>) -> Response<B
     }
 }
 
+/// What is answered on a connection that is about to end.
+pub(crate) fn not_believed(headers: &HeaderMap) -> Response<Body> {
+    let status = Status::unauthenticated("the client certificate is not accepted any more");
+    refuse(is_grpc(headers), status, StatusCode::UNAUTHORIZED)
+}
+
 fn refuse(grpc: bool, status: Status, code: StatusCode) -> Response<Body> {
     if grpc { status.into_http() } else { (code, status.message().to_owned()).into_response() }
 }

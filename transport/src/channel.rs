@@ -67,6 +67,15 @@ impl Channel {
         Ok(Self { way: Way::Remote(Arc::new(remote)), last: Arc::default() })
     }
 
+    /// Connects anew for the calls to come, so that they show the credentials of now; calls that run
+    /// keep their connection. When this fails, everything is as before.
+    pub async fn reconnect(&self) -> Result<(), Status> {
+        match &self.way {
+            Way::Local(_) => Ok(()),
+            Way::Remote(remote) => remote.reconnect().await,
+        }
+    }
+
     /// What the last call went over; `None` before the first.
     pub fn protocol(&self) -> Option<Protocol> {
         self.last.get()

@@ -10,8 +10,10 @@ mod http3;
 mod limits;
 mod local;
 mod server;
+mod standing;
 
 pub use access::services_only;
 pub use channel::{Channel, ChannelError, InvalidServer, Protocols};
 pub use connection::{Connection, Protocol};
 pub use server::Server;
+pub use standing::Watchlist;

@@ -18,6 +18,9 @@ pub(crate) const IDLE: Duration = Duration::from_secs(15);
 /// What running calls get once the server shuts down.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
+/// What running calls get once their client is believed no more, so that it can still be told.
+pub(crate) const FAREWELL: Duration = Duration::from_secs(1);
+
 /// How long HTTP/3 may take before HTTP/2 is tried beside it: three round trips at 100 ms. A network
 /// that blocks UDP costs this once.
 pub(crate) const HTTP3_HEAD_START: Duration = Duration::from_millis(300);

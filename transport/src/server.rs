@@ -6,9 +6,9 @@ mod endpoint;
 mod quic;
 mod tcp;
 
-use crate::{Connection, Protocol, limits};
+use crate::{Connection, Protocol, Watchlist, limits, standing::Standing};
 use axum::Router;
-use identity::{Credentials, Peer};
+use identity::{Credentials, Live, Peer};
 use std::{io, net::SocketAddr, sync::Arc};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -26,6 +26,7 @@ pub struct Server {
     // What quinn runs in the background; the port is free once it has ended.
     drivers: TaskTracker,
     address: SocketAddr,
+    watchlist: Watchlist,
 }
 
 struct Tls(TlsAcceptor);
@@ -44,22 +45,35 @@ struct Shared {
     /// The future of `serve` was dropped: every connection ends now.
     gone: CancellationToken,
     port: u16,
+    watchlist: Watchlist,
 }
 
 impl Server {
     /// Port 0 picks a free one, the same for both. An occupied port is an error that says which.
-    #[allow(clippy::unused_async)] // the sockets need a runtime, and callers shall not forget it
     pub async fn bind(address: SocketAddr, credentials: &Credentials) -> io::Result<Self> {
-        let mut tls = identity::server_tls(credentials).map_err(io::Error::other)?;
+        let live = Live::new(credentials.clone()).map_err(io::Error::other)?;
+        Self::bind_live(address, &live).await
+    }
+
+    /// The same with credentials that may be replaced while it serves.
+    #[allow(clippy::unused_async)] // the sockets need a runtime, and callers shall not forget it
+    pub async fn bind_live(address: SocketAddr, live: &Live) -> io::Result<Self> {
+        let mut tls = identity::live_server_tls(live).map_err(io::Error::other)?;
         let mut quic = tls.clone();
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         quic.alpn_protocols = vec![b"h3".to_vec()];
         let (listener, socket) = bind_both(address)?;
         let address = listener.local_addr()?;
         let drivers = TaskTracker::new();
-        let endpoint = endpoint::start(socket, quic, credentials, drivers.clone())?;
+        let endpoint = endpoint::start(socket, quic, &live.credentials(), drivers.clone())?;
         let tls = Tls(TlsAcceptor::from(Arc::new(tls)));
-        Ok(Self { listener, tls, endpoint, drivers, address })
+        let watchlist = Watchlist::new(live.revoked().clone());
+        Ok(Self { listener, tls, endpoint, drivers, address, watchlist })
+    }
+
+    /// Who is believed no more, and whose connections end.
+    pub fn watchlist(&self) -> Watchlist {
+        self.watchlist.clone()
     }
 
     /// The address that was bound, with the port that was picked.
@@ -72,13 +86,14 @@ impl Server {
     pub async fn serve(self, router: Router, shutdown: CancellationToken) {
         let gone = CancellationToken::new();
         let _guard = gone.clone().drop_guard();
-        let shared = Shared { router, shutdown, gone, port: self.address.port() };
+        let (port, watchlist) = (self.address.port(), self.watchlist);
+        let shared = Shared { router, shutdown, gone, port, watchlist };
         let tcp = tcp::serve(self.listener, self.tls.0, shared.clone());
         let quic = quic::serve(self.endpoint, shared);
         tokio::join!(tcp, quic);
         self.drivers.close();
         if tokio::time::timeout(limits::GRACE, self.drivers.wait()).await.is_err() {
-            tracing::warn!(port = self.address.port(), "QUIC did not end in time; port still held");
+            tracing::warn!(port, "QUIC did not end in time; port still held");
         }
     }
 }
@@ -115,18 +130,21 @@ fn explain(wing: &str, address: SocketAddr, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), text)
 }
 
-/// Who is at the other end, from the chain that TLS has verified.
+/// Who is at the other end, from the chain that TLS has verified, and for how long that is believed.
 fn connection(
     chain: Option<&[rustls_pki_types::CertificateDer<'_>]>,
     address: SocketAddr,
     protocol: Protocol,
-) -> Result<Connection, identity::IdentityError> {
-    let (peer, certificate) = match chain.and_then(<[_]>::first) {
-        None => (Peer::Anonymous, None),
+    watchlist: &Watchlist,
+) -> Result<(Connection, Standing), identity::IdentityError> {
+    let (peer, certificate, until) = match chain.and_then(<[_]>::first) {
+        None => (Peer::Anonymous, None, None),
         Some(certificate) => {
             let (peer, serial) = identity::peer_of(certificate)?;
-            (peer, Some(serial))
+            (peer, Some(serial), Some(identity::validity_of(certificate)?.until))
         }
     };
-    Ok(Connection { peer, certificate, address, protocol })
+    let connection = Connection { peer, certificate, address, protocol };
+    let standing = watchlist.admit(&connection, until);
+    Ok((connection, standing))
 }

@@ -170,7 +170,7 @@ impl Peer {
     }
 
     pub(crate) fn ca(&self) -> String {
-        self.shared.authority.ca_pem().to_owned()
+        self.shared.authority.ca_pem()
     }
 
     pub(crate) fn seen(&self) -> MutexGuard<'_, Seen> {

@@ -31,7 +31,7 @@ impl Site {
         let address = server.local_addr().to_string();
         let shutdown = CancellationToken::new();
         tokio::spawn(server.serve(house.router.clone(), shutdown.clone()));
-        Self { address, ca: house.authority.ca_pem().to_owned(), shutdown }
+        Self { address, ca: house.authority.ca_pem(), shutdown }
     }
 
     fn channel(&self, tls: rustls::ClientConfig, protocols: Protocols) -> Channel {

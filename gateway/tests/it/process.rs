@@ -58,7 +58,7 @@ async fn the_process_answers_while_its_services_are_away() {
     std::fs::write(path("gateway.toml"), config).unwrap();
     let (_child, address) = start(&path("gateway.toml")).await;
 
-    let tls = anonymous_client_tls(authority.ca_pem()).unwrap();
+    let tls = anonymous_client_tls(&authority.ca_pem()).unwrap();
     let channel = Channel::remote(&address, "gaia-pipeline.io", tls, Protocols::Http2).unwrap();
     let client = Client::new(channel);
     client.call(Method::GET, "/healthz", &[], "").await.expect(200);

@@ -23,9 +23,6 @@ use std::{
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Status, body::Body};
 
-/// TLS sessions that are kept for resumption; a channel has one server.
-const SESSIONS: usize = 8;
-
 /// A server, and the connection to it if there is one.
 pub(super) struct Remote {
     target: Target,
@@ -89,9 +86,9 @@ impl Remote {
         let (mut tcp, mut udp) = (tls.clone(), tls);
         tcp.alpn_protocols = vec![b"h2".to_vec()];
         udp.alpn_protocols = vec![b"h3".to_vec()];
-        // A session of one protocol cannot be resumed in the other.
-        tcp.resumption = Resumption::in_memory_sessions(SESSIONS);
-        udp.resumption = Resumption::in_memory_sessions(SESSIONS);
+        // Our servers resume none: certificates are looked at in every handshake.
+        tcp.resumption = Resumption::disabled();
+        udp.resumption = Resumption::disabled();
         let crypto = QuicClientConfig::try_from(udp).map_err(|error| InvalidServer {
             text: target.authority.to_string(),
             why: format!("QUIC cannot use this TLS configuration: {error}"),
@@ -171,6 +168,12 @@ impl Remote {
             state.connecting.get_or_insert_with(|| self.clone().start()).clone()
         };
         attempt.await
+    }
+
+    /// A new connection for the calls to come; those that run keep the old one. If there is none to
+    /// be had, the old one stays.
+    pub(super) async fn reconnect(self: &Arc<Self>) -> Result<(), Status> {
+        self.clone().start().await.map(drop)
     }
 
     /// Connects in the background, for all who wait.

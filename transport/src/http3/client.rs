@@ -118,7 +118,9 @@ impl Client {
     fn explain(&self, error: &StreamError) -> Status {
         match self.quic.close_reason() {
             Some(quinn::ConnectionError::ConnectionClosed(close)) if is_alert(close.error_code) => {
-                Status::unauthenticated(format!("the server refused our certificate: {close}"))
+                let alert = u64::from(close.error_code) as u8;
+                let alert = rustls::Error::AlertReceived(rustls::AlertDescription::from(alert));
+                Status::unauthenticated(format!("the server refused our certificate: {alert}"))
             }
             Some(lost) if matches!(error, StreamError::ConnectionError { .. }) => {
                 Status::unavailable(lost.to_string())

@@ -18,10 +18,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 type Http = h3::server::Connection<Quic, Bytes>;
 
-/// Answers the connection's requests until it ends; after `shutdown` for a short while more.
+/// Answers the connection's requests until it ends; after `shutdown` for a short while more. Once it is
+/// `over`, no further request reaches the router.
 pub(crate) async fn converse(
     quic: quinn::Connection,
     connection: Connection,
+    over: CancellationToken,
     router: Router,
     shutdown: CancellationToken,
 ) -> Result<(), ConnectionError> {
@@ -32,7 +34,7 @@ pub(crate) async fn converse(
     let calls = TaskTracker::new();
     let spawn = |resolver| {
         let stopped = latest.take().expect("a stream was accepted just now");
-        calls.spawn(answer(resolver, stopped, connection.clone(), router.clone()));
+        calls.spawn(answer(resolver, stopped, connection.clone(), over.clone(), router.clone()));
     };
     tokio::select! {
         ended = accept(&mut http, &spawn) => return ended,
@@ -64,6 +66,7 @@ async fn answer(
     resolver: RequestResolver<Quic, Bytes>,
     mut stopped: Stopped,
     connection: Connection,
+    over: CancellationToken,
     router: Router,
 ) {
     let head = timeout(limits::HANDSHAKE, resolver.resolve_request()).await;
@@ -77,7 +80,11 @@ async fn answer(
     let body = Received::new(receive, &head.headers);
     let request = Request::from_parts(head, Body::new(body));
     let work = async {
-        let response = call::handle(router, request).await;
+        let response = if over.is_cancelled() {
+            call::not_believed(request.headers())
+        } else {
+            call::handle(router, request).await
+        };
         respond(&mut send, response).await
     };
     let outcome = tokio::select! {

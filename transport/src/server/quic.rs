@@ -1,12 +1,12 @@
 //! The UDP wing: QUIC connections, each handed to the HTTP/3 bridge.
 
 use super::Shared;
-use crate::{Protocol, http3, limits};
+use crate::{Protocol, http3, limits, standing::Standing};
 use quinn::{Endpoint, Incoming};
 use rustls_pki_types::CertificateDer;
 use std::{io, sync::Arc};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Accepts until shutdown, then waits for the connections to end.
 pub(super) async fn serve(endpoint: Endpoint, shared: Shared) {
@@ -52,6 +52,13 @@ pub(super) async fn serve(endpoint: Endpoint, shared: Shared) {
     }
 }
 
+/// Lets the client hear why, but not for long.
+async fn farewell(standing: &Standing, leave: &CancellationToken) {
+    standing.ended().await;
+    leave.cancel();
+    tokio::time::sleep(limits::FAREWELL).await;
+}
+
 /// Told at once, a client need not wait for its timeout.
 async fn refuse_all(endpoint: &Endpoint) {
     while let Some(incoming) = endpoint.accept().await {
@@ -69,14 +76,23 @@ async fn converse(
     drop(permit);
     let chain = quic.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer>>().ok());
     let chain = chain.as_ref().map(|chain| chain.as_slice());
-    let connection = super::connection(chain, address, Protocol::Http3).map_err(|error| {
+    let known = super::connection(chain, address, Protocol::Http3, &shared.watchlist);
+    let (connection, standing) = known.map_err(|error| {
         quic.close(http3::NO_ERROR, b"the certificate names nobody");
         io::Error::other(error)
     })?;
     quic.set_max_concurrent_bi_streams(limits::streams(&connection.peer).into());
     quic.set_receive_window(limits::connection_window(&connection.peer).into());
     let Shared { router, shutdown, .. } = shared;
-    let ended = http3::converse(quic, connection, router, shutdown).await;
+    let (over, leave) = (standing.over(), shutdown.child_token());
+    let talk = http3::converse(quic.clone(), connection, over, router, leave.clone());
+    let ended = tokio::select! {
+        ended = talk => ended,
+        () = farewell(&standing, &leave) => {
+            quic.close(http3::NO_ERROR, b"the certificate is believed no more");
+            Ok(())
+        }
+    };
     ended
         .or_else(|error| if error.is_h3_no_error() { Ok(()) } else { Err(io::Error::other(error)) })
 }

@@ -1,7 +1,7 @@
 //! The TCP wing: TLS, then HTTP/1.1 or HTTP/2 by hyper.
 
 use super::Shared;
-use crate::{Connection, Protocol, call, limits};
+use crate::{Connection, Protocol, Watchlist, call, limits, standing::Standing};
 use axum::{body::Body, http::HeaderValue};
 use http::{Request, Response, Version, header::ALT_SVC};
 use hyper::{body::Incoming, service::service_fn};
@@ -18,7 +18,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Pause after an accept that failed for want of descriptors, so that the loop does not spin.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -50,8 +50,10 @@ pub(super) async fn serve(listener: TcpListener, tls: TlsAcceptor, shared: Share
         let (tls, shared) = (tls.clone(), shared.clone());
         let gone = shared.gone.clone();
         connections.spawn(gone.run_until_cancelled_owned(async move {
-            match handshake(stream, address, &tls).await {
-                Ok((stream, connection)) => converse(stream, connection, shared).await,
+            match handshake(stream, address, &tls, &shared.watchlist).await {
+                Ok((stream, connection, standing)) => {
+                    converse(stream, connection, standing, shared).await;
+                }
                 Err(error) => tracing::debug!(%address, %error, "handshake failed"),
             }
             drop(permit);
@@ -66,7 +68,8 @@ async fn handshake(
     stream: TcpStream,
     address: SocketAddr,
     tls: &TlsAcceptor,
-) -> io::Result<(TlsStream<TcpStream>, Connection)> {
+    watchlist: &Watchlist,
+) -> io::Result<(TlsStream<TcpStream>, Connection, Standing)> {
     stream.set_nodelay(true)?;
     let accepting = tls.accept(stream).into_fallible();
     let stream = match timeout(limits::HANDSHAKE, accepting).await? {
@@ -78,9 +81,9 @@ async fn handshake(
     };
     let chain = stream.get_ref().1.peer_certificates();
     // hyper tells HTTP/1.1 from HTTP/2 later; each request corrects it.
-    let connection =
-        super::connection(chain, address, Protocol::Http2).map_err(io::Error::other)?;
-    Ok((stream, connection))
+    let (connection, standing) =
+        super::connection(chain, address, Protocol::Http2, watchlist).map_err(io::Error::other)?;
+    Ok((stream, connection, standing))
 }
 
 /// Lets the client read why it was refused. To close at once would reset the connection, since what
@@ -91,16 +94,28 @@ async fn linger(mut stream: TcpStream) {
     }
 }
 
-async fn converse(stream: TlsStream<TcpStream>, connection: Connection, shared: Shared) {
+async fn converse(
+    stream: TlsStream<TcpStream>,
+    connection: Connection,
+    standing: Standing,
+    shared: Shared,
+) {
     let builder = builder(&connection.peer);
     let shutdown = shared.shutdown.clone();
-    let service = service_fn(move |request| answer(request, connection.clone(), shared.clone()));
+    let over = standing.over();
+    let service = service_fn(move |request| {
+        answer(request, connection.clone(), over.clone(), shared.clone())
+    });
     let mut http = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let result = tokio::select! {
         result = &mut http => result,
         () = shutdown.cancelled() => {
             http.as_mut().graceful_shutdown();
             timeout(limits::GRACE, http).await.unwrap_or(Ok(()))
+        }
+        () = standing.ended() => {
+            http.as_mut().graceful_shutdown();
+            timeout(limits::FAREWELL, http).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = result {
@@ -111,8 +126,12 @@ async fn converse(stream: TlsStream<TcpStream>, connection: Connection, shared: 
 async fn answer(
     mut request: Request<Incoming>,
     mut connection: Connection,
+    over: CancellationToken,
     shared: Shared,
 ) -> Result<Response<Body>, Infallible> {
+    if over.is_cancelled() {
+        return Ok(call::not_believed(request.headers()));
+    }
     if request.version() != Version::HTTP_2 {
         connection.protocol = Protocol::Http1;
     }

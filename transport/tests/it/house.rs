@@ -1,7 +1,7 @@
 //! A server that does whatever a call can suffer, and channels to it.
 
 use crate::vehicle;
-use identity::{Authority, Credentials, Peer};
+use identity::{Authority, Credentials, Live, Peer};
 use std::{
     net::SocketAddr,
     path::Path,
@@ -11,7 +11,7 @@ use std::{
 use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
-use transport::{Channel, Protocols, Server};
+use transport::{Channel, Protocols, Server, Watchlist};
 
 pub const DAY: Duration = Duration::from_hours(24);
 /// Longer than anything here may take; a test that waits this long has failed.
@@ -55,6 +55,8 @@ pub struct House {
     pub address: SocketAddr,
     pub credentials: Credentials,
     pub seen: Arc<vehicle::Seen>,
+    pub live: Live,
+    pub watchlist: Watchlist,
     pub shutdown: CancellationToken,
     pub task: JoinHandle<()>,
 }
@@ -69,12 +71,13 @@ impl House {
     }
 
     pub async fn with(address: SocketAddr, credentials: Credentials) -> Self {
-        let server = Server::bind(address, &credentials).await.unwrap();
-        let address = server.local_addr();
+        let live = Live::new(credentials.clone()).unwrap();
+        let server = Server::bind_live(address, &live).await.unwrap();
+        let (address, watchlist) = (server.local_addr(), server.watchlist());
         let seen = Arc::new(vehicle::Seen::default());
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(server.serve(vehicle::router(seen.clone()), shutdown.clone()));
-        Self { address, credentials, seen, shutdown, task }
+        Self { address, credentials, seen, live, watchlist, shutdown, task }
     }
 
     pub fn channel(&self, way: Way) -> Channel {

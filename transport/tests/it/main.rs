@@ -6,5 +6,6 @@ mod calls;
 mod house;
 mod network;
 mod raw;
+mod standing;
 mod tls;
 mod vehicle;

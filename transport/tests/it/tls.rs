@@ -12,13 +12,13 @@ use tonic::{Code, Status, body::Body};
 use tower::ServiceExt;
 use transport::{Channel, Protocols, services_only};
 
-const BOTH: [Protocols; 2] = [Protocols::Http2, Protocols::Http3];
+pub const BOTH: [Protocols; 2] = [Protocols::Http2, Protocols::Http3];
 
 fn worker() -> WorkerId {
     "0191d3f0-0000-7000-8000-000000000001".parse().unwrap()
 }
 
-async fn whoami(channel: Channel) -> String {
+pub async fn whoami(channel: Channel) -> String {
     let request = Request::get("/whoami").body(Body::empty()).unwrap();
     let response = soon(channel.oneshot(request)).await.unwrap();
     let body = response.into_body().collect().await.unwrap().to_bytes();
@@ -32,17 +32,17 @@ async fn refusal(channel: Channel) -> Status {
 
 /// Signed by the right CA, for a time long past.
 fn expired() -> Credentials {
-    let key = std::fs::read_to_string(authority_dir().join("ca.key")).unwrap();
-    let ca = authority().ca_pem();
-    let issuer = Issuer::from_ca_cert_pem(ca, KeyPair::from_pem(&key).unwrap()).unwrap();
+    let read = |name| std::fs::read_to_string(authority_dir().join("1").join(name)).unwrap();
+    let (chain, key) = (read("issuer.pem"), read("issuer.key"));
+    let issuer = Issuer::from_ca_cert_pem(&chain, KeyPair::from_pem(&key).unwrap()).unwrap();
     let mut params = CertificateParams::new(vec!["svc-test".to_owned()]).unwrap();
     let uri = "spiffe://gaia/service/svc-test".try_into().unwrap();
     params.subject_alt_names.push(SanType::URI(uri));
     params.not_before = rcgen::date_time_ymd(2020, 1, 1);
     params.not_after = rcgen::date_time_ymd(2021, 1, 1);
     let key = KeyPair::generate().unwrap();
-    let certificate = params.signed_by(&key, &issuer).unwrap().pem();
-    Credentials { certificate, key: key.serialize_pem(), ca: ca.to_owned() }
+    let certificate = params.signed_by(&key, &issuer).unwrap().pem() + &chain;
+    Credentials { certificate, key: key.serialize_pem(), ca: authority().ca_pem() }
 }
 
 #[tokio::test]
@@ -89,7 +89,7 @@ async fn a_foreign_or_expired_certificate_is_refused() {
 async fn a_server_that_is_not_who_it_should_be_gets_no_request() {
     let house = House::open().await;
     let (_dir, stranger) = new_authority();
-    let untrusting = Credentials { ca: stranger.ca_pem().to_owned(), ..service("svc-test") };
+    let untrusting = Credentials { ca: stranger.ca_pem(), ..service("svc-test") };
     for protocols in BOTH {
         let tls = identity::client_tls(&house.credentials).unwrap();
         let address = house.address.to_string();

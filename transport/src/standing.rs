@@ -1,0 +1,144 @@
+//! For how long a client is believed: until its certificate expires or is revoked, or the worker that it
+//! names is dismissed. Then its connections end, whatever they carry.
+
+use crate::Connection;
+use identity::{Peer, Revoked};
+use ids::{Timestamp, WorkerId};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, SystemTime},
+};
+use tokio_util::sync::CancellationToken;
+
+/// How long a wait for an expiry sleeps at most: the wall clock may be set, or the machine suspended.
+const LOOK: Duration = Duration::from_mins(1);
+
+/// Who is believed no more, and the connections of all others; cheap to clone, all clones are one.
+#[derive(Clone, Debug)]
+pub struct Watchlist(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    revoked: Revoked,
+    dismissed: HashSet<WorkerId>,
+    /// Each connection once for its certificate and once for its worker.
+    open: BTreeMap<(Key, u64), CancellationToken>,
+    next: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Certificate(String),
+    Worker(WorkerId),
+}
+
+impl Watchlist {
+    pub(crate) fn new(revoked: Revoked) -> Self {
+        let (dismissed, open) = (HashSet::new(), BTreeMap::new());
+        Self(Arc::new(Mutex::new(Inner { revoked, dismissed, open, next: 0 })))
+    }
+
+    /// Refuses the certificate with this serial (hex), and ends its connections.
+    pub fn revoke(&self, serial: &str) {
+        let inner = self.lock();
+        inner.revoked.add(serial.to_owned());
+        inner.end(&Key::Certificate(serial.to_owned()));
+    }
+
+    /// Ends the worker's connections. It may connect again, to hear that it is not wanted.
+    pub fn dismiss(&self, worker: WorkerId) {
+        let mut inner = self.lock();
+        if inner.dismissed.insert(worker) {
+            inner.end(&Key::Worker(worker));
+        }
+    }
+
+    pub fn is_dismissed(&self, worker: WorkerId) -> bool {
+        self.lock().dismissed.contains(&worker)
+    }
+
+    /// Connections of clients with a certificate.
+    pub fn connections(&self) -> usize {
+        let inner = self.lock();
+        inner.open.keys().filter(|(key, _)| matches!(key, Key::Certificate(_))).count()
+    }
+
+    /// Takes note of a connection, from the handshake on.
+    pub(crate) fn admit(&self, connection: &Connection, until: Option<Timestamp>) -> Standing {
+        let certificate = connection.certificate.clone().map(Key::Certificate);
+        let worker = match connection.peer {
+            Peer::Worker(worker) => Some(Key::Worker(worker)),
+            _ => None,
+        };
+        let over = CancellationToken::new();
+        let mut inner = self.lock();
+        inner.next += 1;
+        let id = inner.next;
+        // Between the handshake's look at it and now it may have been revoked.
+        if connection.certificate.as_ref().is_some_and(|serial| inner.revoked.contains(serial)) {
+            over.cancel();
+        }
+        let keys: Vec<_> = certificate.into_iter().chain(worker).map(|key| (key, id)).collect();
+        inner.open.extend(keys.iter().map(|key| (key.clone(), over.clone())));
+        drop(inner);
+        Standing { watchlist: self.clone(), keys, over, until }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().expect("nothing panics while it holds the lock")
+    }
+}
+
+impl Inner {
+    fn end(&self, key: &Key) {
+        let range = (key.clone(), 0)..=(key.clone(), u64::MAX);
+        self.open.range(range).for_each(|(_, over)| over.cancel());
+    }
+}
+
+/// One connection's; it is forgotten when this is dropped.
+pub(crate) struct Standing {
+    watchlist: Watchlist,
+    keys: Vec<(Key, u64)>,
+    over: CancellationToken,
+    until: Option<Timestamp>,
+}
+
+impl Standing {
+    /// Cancelled once the client is believed no more.
+    pub(crate) fn over(&self) -> CancellationToken {
+        self.over.clone()
+    }
+
+    /// Waits until the client is believed no more.
+    pub(crate) async fn ended(&self) {
+        tokio::select! {
+            () = self.over.cancelled() => {}
+            () = passed(self.until) => self.over.cancel(),
+        }
+    }
+}
+
+impl Drop for Standing {
+    fn drop(&mut self) {
+        let mut inner = self.watchlist.lock();
+        for key in &self.keys {
+            inner.open.remove(key);
+        }
+    }
+}
+
+async fn passed(until: Option<Timestamp>) {
+    let Some(until) = until else { return std::future::pending().await };
+    loop {
+        #[expect(clippy::disallowed_methods, reason = "certificates are dated by the wall clock")]
+        let now = SystemTime::now();
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let left = Duration::from_millis(until.as_millis()).saturating_sub(now);
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(LOOK)).await;
+    }
+}
