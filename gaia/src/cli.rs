@@ -12,6 +12,7 @@ use crate::{
         pipeline::{self, PipelineCommand},
         run::{self, RunCommand},
         secret::{self, SecretCommand},
+        selector::{self, SelectorCommand},
         worker::{self, WorkerCommand},
     },
     demo::{self, DemoArgs},
@@ -55,6 +56,9 @@ enum Command {
     /// Runs: list, show, logs, cancel, watch, why
     #[command(subcommand)]
     Run(RunCommand),
+    /// Selectors: what they mean, and which workers suit them
+    #[command(subcommand)]
+    Selector(SelectorCommand),
     /// Secrets of the vault: set, list, remove
     #[command(subcommand)]
     Secret(SecretCommand),
@@ -189,6 +193,9 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         }
         Command::Run(command) => return run::run(command, &server.client()?, output).await,
         Command::Secret(command) => secret::secret(command, &server.client()?, output).await,
+        Command::Selector(command) => {
+            return selector::selector(command, &server.client()?, output).await;
+        }
         Command::Events(command) => events::events(command, &server.client()?, output).await,
         Command::Log(command) => log(command, output).await,
         Command::Cert(command) => cert(command),

@@ -5,6 +5,7 @@ pub mod login;
 pub mod pipeline;
 pub mod run;
 pub mod secret;
+pub mod selector;
 pub mod worker;
 
 use anyhow::{Context, Result, bail};

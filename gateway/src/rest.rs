@@ -1,7 +1,7 @@
 //! Gaia's REST API under `/api/v1`, and what is ours beside it.
 //!
 //! In reading order: this file (routes, and what every handler takes), `session`, `pipelines`, `runs`
-//! with `run_json` and `run_log`, `workers`, `vault`, `events`.
+//! with `run_json` and `run_log`, `selectors`, `workers`, `vault`, `events`.
 
 mod events;
 mod pipeline_json;
@@ -9,6 +9,7 @@ mod pipelines;
 mod run_json;
 mod run_log;
 mod runs;
+mod selectors;
 mod session;
 mod time;
 mod vault;
@@ -77,6 +78,7 @@ fn run_routes() -> Router<Gate> {
         .route("/run/{uniqueid}/log", get(run_log::show))
         .route("/run/{uniqueid}/stop", post(runs::stop))
         .route("/run/{uniqueid}/placement", get(runs::placement))
+        .route("/selector/check", post(selectors::check))
 }
 
 fn worker_routes() -> Router<Gate> {

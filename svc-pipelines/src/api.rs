@@ -138,6 +138,7 @@ impl wire::pipelines_server::Pipelines for Api {
             branch: request.branch,
             tags: request.tags,
             pinned_worker: request.pinned_worker,
+            selector: request.selector,
         };
         let id = self.create(wish, credentials, Origin::from(request.caller)).await?;
         self.shown(id).await
@@ -218,6 +219,7 @@ pub fn view(pipeline: &Pipeline) -> wire::Pipeline {
         version: pipeline.version,
         built_at: built.as_ref().map_or(0, |(_, at)| at.0),
         build: built.map(|(build, _)| build_to_proto(build)),
+        selector: spec.selector,
     }
 }
 

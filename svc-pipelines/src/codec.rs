@@ -27,6 +27,10 @@ pub(crate) fn stream(event: &Event) -> String {
 }
 
 pub(crate) fn encode(event: &Event) -> Encoded {
+    let version = match event {
+        Event::PipelineCreated { .. } => 2,
+        _ => 1,
+    };
     let (event_type, data) = match event.clone() {
         Event::PipelineCreated { pipeline, spec, sealed, by, at } => {
             let created = stored::PipelineCreated {
@@ -40,6 +44,7 @@ pub(crate) fn encode(event: &Event) -> Encoded {
                 sealed_credentials: sealed.0.into(),
                 created_by: by,
                 at: at.0,
+                selector: spec.selector,
             };
             ("PipelineCreated", created.encode_to_vec())
         }
@@ -75,7 +80,7 @@ pub(crate) fn encode(event: &Event) -> Encoded {
             ("PipelineDeleted", deleted.encode_to_vec())
         }
     };
-    Encoded { event_type, version: 1, data }
+    Encoded { event_type, version, data }
 }
 
 /// What the state folds of an event of the log; `None`: nothing.
@@ -146,6 +151,7 @@ fn created(created: stored::PipelineCreated) -> Result<Event, String> {
             branch: created.branch,
             tags: created.tags,
             pinned_worker: created.pinned_worker,
+            selector: created.selector,
         },
         sealed: Sealed(created.sealed_credentials.into()),
         by: created.created_by,

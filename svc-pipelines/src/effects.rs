@@ -201,6 +201,7 @@ fn submission(run: RunId, pipeline: &Pipeline) -> SubmitRunRequest {
             pipeline_type: spec.kind.to_string(),
             tags: spec.tags,
             pinned_worker: spec.pinned_worker,
+            selector: spec.selector,
             source_url: spec.url,
             source_branch: spec.branch,
             ..RunSpec::default()

@@ -52,7 +52,7 @@ async fn a_created_pipeline_is_submitted_and_becomes_runnable() {
     assert_eq!(spec.source_url, "https://host/repository");
     assert_eq!(spec.source_branch, "main");
     assert_eq!(spec.tags, ["gpu"]);
-    assert_eq!(spec.pinned_worker, "big one");
+    assert_eq!((spec.pinned_worker.as_str(), spec.selector.as_str()), ("big one", "mem>=16"));
 
     house.finish(&created.build_run_id, &[(1, &[]), (2, &[1])]).await;
     house.event("PipelineBuilt", 1).await;
@@ -430,6 +430,7 @@ fn request(name: &str) -> CreatePipelineRequest {
         }),
         caller: Some(caller()),
         pinned_worker: "big one".into(),
+        selector: "mem>=16".into(),
     }
 }
 
@@ -529,6 +530,13 @@ impl Scheduler for PlayedScheduler {
         &self,
         _: Request<wire::CheckLeaseRequest>,
     ) -> Result<Response<Run>, Status> {
+        not_played()
+    }
+
+    async fn check_selector(
+        &self,
+        _: Request<wire::CheckSelectorRequest>,
+    ) -> Result<Response<wire::CheckSelectorResponse>, Status> {
         not_played()
     }
 

@@ -17,6 +17,7 @@ use crate::{
         Command, Connected, Event, Filter, Lease, Presence, Rejection, Reported, Run, RunState,
         State, explain, placement,
     },
+    selectors,
     service::Owner,
     watchers::Watchers,
     wire::{self, WireError, shorten},
@@ -203,7 +204,7 @@ impl Scheduler for Api {
             "" => RunId::from_uuid(Uuid::now_v7()),
             text => wire::read_run_id(text)?,
         };
-        let spec = wire::read_spec(request.spec.ok_or(WireError::Missing("spec"))?)?;
+        let spec = wire::read_spec(request.spec.ok_or(WireError::Missing("spec"))?)?.into();
         let start_reason = match request.start_reason {
             none if none.is_empty() => "manual".to_owned(),
             reason => shorten(reason, MAX_NOTE),
@@ -331,6 +332,15 @@ impl Scheduler for Api {
         Ok(Response::new(shown))
     }
 
+    async fn check_selector(
+        &self,
+        request: Request<pb::CheckSelectorRequest>,
+    ) -> Answer<pb::CheckSelectorResponse> {
+        let request = request.into_inner();
+        let look = move |state: &State| selectors::check(state, request);
+        Ok(Response::new(self.owner.read(look).await.map_err(stopped)?))
+    }
+
     async fn list_loads(&self, _: Request<pb::ListLoadsRequest>) -> Answer<pb::ListLoadsResponse> {
         let connected = self.connections.connected();
         let look = move |state: &State| pb::ListLoadsResponse {
@@ -367,6 +377,7 @@ impl From<Rejection> for Status {
             Rejection::InvalidSpec(_) | Rejection::UnknownJob { .. } => {
                 Self::invalid_argument(text)
             }
+            Rejection::UnknownPin { .. } => Self::failed_precondition(text),
             Rejection::UnknownRun(_) => Self::not_found(text),
             Rejection::StaleLease { .. } | Rejection::RunEnded { .. } => {
                 Self::failed_precondition(text)

@@ -24,8 +24,6 @@ use crate::{
 pub(crate) const OWN: &str = "run-";
 pub(crate) const WORKERS: &str = "worker-";
 
-const VERSION: u32 = 1;
-
 pub(crate) fn stream(event: &Event) -> String {
     format!("{OWN}{}", event.run())
 }
@@ -91,7 +89,15 @@ pub(crate) fn encode(event: &Event) -> Encoded {
             ("RunFinished", stored.encode_to_vec())
         }
     };
-    Encoded { event_type, version: VERSION, data }
+    Encoded { event_type, version: version(event), data }
+}
+
+/// The newest version of each stored form.
+fn version(event: &Event) -> u32 {
+    match event {
+        Event::RunSubmitted { .. } => 2,
+        _ => 1,
+    }
 }
 
 fn outcome_state(outcome: Outcome) -> pb::RunState {
@@ -229,7 +235,11 @@ fn decode_worker(event_type: &str, data: &[u8]) -> Result<Option<WorkerFact>, Un
         "WorkerReported" => {
             let stored = registry::WorkerReported::decode(data)?;
             let slots = u32::try_from(stored.slots).unwrap_or_default();
-            (stored.worker_id, WorkerChange::Reported { slots, tags: stored.tags })
+            let system = [("os", stored.os), ("arch", stored.arch)];
+            let known = system.into_iter().filter(|(_, value)| !value.is_empty());
+            // Its own tags come after, so that they have the last word.
+            let tags = known.map(|(key, value)| format!("{key}={value}")).chain(stored.tags);
+            (stored.worker_id, WorkerChange::Reported { slots, tags: tags.collect() })
         }
         "WorkerSuspended" => {
             (registry::WorkerSuspended::decode(data)?.worker_id, WorkerChange::Suspended)

@@ -26,6 +26,7 @@ mod explain;
 mod queue;
 mod report;
 mod run;
+mod selector;
 mod spec;
 mod state;
 mod worker;
@@ -37,6 +38,10 @@ use ids::{Attempt, JobId, LeaseToken, RunId, RunNumber, Timestamp, WorkerId};
 pub use explain::{Missing, Placement, explain, placement};
 pub use report::{Lease, Report, Reported, ReportedJob};
 pub use run::{AttemptRecord, Job, JobState, Run, RunState};
+pub use selector::{
+    Condition, Finding, MAX_SELECTOR, MAX_TERMS, Number, Offer, Relation, Selector, SelectorError,
+    SelectorErrorKind, Severity, Unmet, lint,
+};
 pub use spec::{
     ArgumentSpec, ArgumentValue, Build, JobSpec, MAX_JOBS, MAX_SPEC_BYTES, RunKind, RunSpec,
     SpecError,
@@ -49,7 +54,7 @@ pub use worker::{Connected, Presence, Requirement, Worker, WorkerChange, WorkerF
 pub enum Command {
     SubmitRun {
         run: RunId,
-        spec: RunSpec,
+        spec: Arc<RunSpec>,
         start_reason: String,
         started_by: String,
         at: Timestamp,
@@ -212,6 +217,10 @@ impl From<Event> for Fact {
 pub enum Rejection {
     #[error(transparent)]
     InvalidSpec(#[from] SpecError),
+    #[error(
+        "the run is pinned to worker `{pin}`, which is not registered; `gaia worker ls` shows which are"
+    )]
+    UnknownPin { pin: String },
     #[error("there is no run {0}")]
     UnknownRun(RunId),
     #[error("run {run} has no job {job}")]
@@ -254,7 +263,7 @@ pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> 
 fn submit_run(
     state: &State,
     run: RunId,
-    spec: RunSpec,
+    spec: Arc<RunSpec>,
     start_reason: String,
     started_by: String,
     at: Timestamp,
@@ -263,11 +272,13 @@ fn submit_run(
         return Ok(vec![]);
     }
     spec.check()?;
+    if !state.is_known_pin(&spec.pinned_worker) {
+        return Err(Rejection::UnknownPin { pin: spec.pinned_worker.clone() });
+    }
     let number = match spec.kind {
         RunKind::Pipeline => state.next_number(spec.pipeline),
         RunKind::Build => RunNumber(0),
     };
-    let spec = Arc::new(spec);
     Ok(vec![Event::RunSubmitted { run, number, spec, start_reason, started_by, at }])
 }
 

@@ -4,7 +4,7 @@
 //! events), `wire` (runs and specs as other services see them), `service` (the rules for the owner of
 //! the state, and the start), `connections` (which workers are attached), `effects` (assigns, sends,
 //! cancels, takes back), `ledger` (what was said to whom), `watchers` (who wants to hear of which
-//! run), `api` (gRPC), `config`.
+//! run), `selectors` (what is said of one), `api` (gRPC), `config`.
 //!
 //! What is not here: heartbeats and grace times (the registry says who is lost), binaries, logs,
 //! secrets (an argument from the vault is only named).
@@ -16,6 +16,7 @@ mod connections;
 pub mod domain;
 mod effects;
 mod ledger;
+mod selectors;
 mod service;
 mod watchers;
 mod wire;

@@ -7,7 +7,8 @@ use proto::{common::v1 as common, scheduler::v1 as pb};
 
 use crate::domain::{
     self, ArgumentSpec, ArgumentValue, AttemptRecord, Build, Job, JobSpec, JobState, Lease,
-    Placement, Report, Reported, ReportedJob, Run, RunKind, RunSpec, RunState, State,
+    Placement, Report, Reported, ReportedJob, Run, RunKind, RunSpec, RunState, Selector,
+    SelectorError, State,
 };
 
 /// What arrived is not what the protocol says.
@@ -19,6 +20,8 @@ pub(crate) enum WireError {
     Id { field: &'static str, why: ParseIdError },
     #[error("{field} has the unknown value {value}")]
     Unknown { field: &'static str, value: i32 },
+    #[error("selector: {0}")]
+    Selector(SelectorError),
 }
 
 /// The run, from facts of the log alone: why a queued run waits is not among them.
@@ -122,6 +125,7 @@ pub(crate) fn spec(spec: &RunSpec) -> pb::RunSpec {
         arguments: spec.arguments.iter().map(argument).collect(),
         source_url: spec.source_url.clone(),
         source_branch: spec.source_branch.clone(),
+        selector: spec.selector.to_string(),
     }
 }
 
@@ -151,6 +155,7 @@ pub(crate) fn read_spec(spec: pb::RunSpec) -> Result<RunSpec, WireError> {
         arguments: spec.arguments.into_iter().map(argument).collect(),
         source_url: spec.source_url,
         source_branch: spec.source_branch,
+        selector: Selector::read(&spec.selector).map_err(WireError::Selector)?,
     })
 }
 

@@ -52,6 +52,12 @@ pub struct CreateArgs {
     /// Tag that a worker must have; may be repeated
     #[arg(long = "tag", value_name = "TAG")]
     pub tags: Vec<String>,
+    /// What a worker must and should be, as in 'mem>=16 !slow ssd~10'; see `gaia selector check`
+    #[arg(long, value_name = "SELECTOR", default_value = "")]
+    pub selector: String,
+    /// Name or id of the only worker that may run it
+    #[arg(long, value_name = "WORKER", default_value = "")]
+    pub worker: String,
     /// User for the repository
     #[arg(long, default_value = "")]
     pub git_user: String,
@@ -76,6 +82,9 @@ pub struct StartArgs {
     /// Tag that the worker must have for this run; may be repeated
     #[arg(long = "tag", value_name = "TAG")]
     pub tags: Vec<String>,
+    /// What the worker of this run must and should be, beside what the pipeline asks for
+    #[arg(long, value_name = "SELECTOR", default_value = "")]
+    pub selector: String,
     /// Name or id of the only worker that may take it
     #[arg(long, value_name = "WORKER")]
     pub worker: Option<String>,
@@ -150,6 +159,8 @@ pub async fn create(client: &Client, args: &CreateArgs) -> Result<Pipeline> {
         "name": args.name,
         "type": args.kind,
         "tags": args.tags,
+        "selector": args.selector,
+        "worker": args.worker,
         "repo": {
             "url": args.url,
             "selectedbranch": args.branch,
@@ -171,7 +182,7 @@ pub async fn start(client: &Client, pipeline: &Pipeline, args: &StartArgs) -> Re
     }
     let arguments: Vec<_> =
         values.iter().map(|(key, value)| json!({ "key": key, "value": value })).collect();
-    let body = json!({ "args": arguments, "tags": args.tags, "worker": args.worker.as_deref().unwrap_or_default() });
+    let body = json!({ "args": arguments, "tags": args.tags, "selector": args.selector, "worker": args.worker.as_deref().unwrap_or_default() });
     let path = format!("/api/v1/pipeline/{}/start", pipeline.id);
     Ok(client.post(&path, &body).await?)
 }

@@ -28,6 +28,8 @@ pub(super) struct PipelineJson {
     created_by: String,
     /// The only worker that may run it; empty: any.
     worker: String,
+    /// What it asks of its workers beside type and tags.
+    selector: String,
     /// Of the newest build: "building", "built" or "failed".
     buildstate: &'static str,
     buildrunid: String,
@@ -111,6 +113,7 @@ impl From<Pipeline> for PipelineJson {
             created_at: pipeline.created_at,
             created_by: pipeline.created_by,
             worker: pipeline.pinned_worker,
+            selector: pipeline.selector,
         }
     }
 }

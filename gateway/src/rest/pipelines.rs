@@ -21,7 +21,7 @@ use super::{
     Params, Payload, Query, User,
     pipeline_json::{PipelineJson, build_state},
     run_json::RunJson,
-    runs,
+    runs, selectors,
     time::rfc3339,
 };
 use crate::{attachment::missing_key, error::ApiError, gate::Gate, limits, orders};
@@ -45,6 +45,9 @@ struct Wish {
     /// Id or name of the only worker that may run it.
     #[serde(default, alias = "pinned_worker")]
     worker: String,
+    /// What it asks of its workers beside type and tags.
+    #[serde(default)]
+    selector: String,
     repo: Option<Repo>,
     #[serde(flatten)]
     flat: Repo,
@@ -123,6 +126,7 @@ impl Creation {
             credentials: Some(credentials),
             caller: Some(caller),
             pinned_worker: wish.worker,
+            selector: wish.selector,
         })
     }
 }
@@ -134,6 +138,7 @@ pub(super) async fn create(
 ) -> Result<Json<PipelineJson>, ApiError> {
     let creation: Creation = payload.json()?;
     let request = creation.request(user.caller)?;
+    selectors::must_be_readable(&gate, &request.selector).await?;
     let pipeline = gate.pipelines().create_pipeline(request).await?.into_inner();
     wait_for_build(&gate, &pipeline).await;
     Ok(Json(pipeline.into()))
@@ -284,6 +289,9 @@ struct Options {
     /// Beside the pipeline's own.
     #[serde(default)]
     tags: Vec<String>,
+    /// Beside the pipeline's own.
+    #[serde(default)]
+    selector: String,
     /// Id or name of the only worker that may take it.
     #[serde(default)]
     worker: String,
@@ -320,6 +328,7 @@ pub(super) async fn start(
     let build = pipeline.build.clone().filter(|_| pipeline.version > 0);
     let build = build.ok_or_else(|| not_built(&pipeline))?;
     check_keys(&gate, &build.jobs).await?;
+    selectors::must_be_readable(&gate, &options.selector).await?;
     let request = SubmitRunRequest {
         run_id: run,
         spec: Some(spec(pipeline, build, options)?),
@@ -341,6 +350,7 @@ fn spec(pipeline: Pipeline, build: Build, options: Options) -> Result<RunSpec, A
     limits::tags(&tags)?;
     limits::text("worker", &options.worker, limits::NAME)?;
     let pinned = [options.worker, pipeline.pinned_worker];
+    let selector = format!("{} {}", pipeline.selector, options.selector);
     Ok(RunSpec {
         kind: RunKind::Pipeline.into(),
         pipeline_id: pipeline.id,
@@ -352,8 +362,8 @@ fn spec(pipeline: Pipeline, build: Build, options: Options) -> Result<RunSpec, A
         artifact_size: build.size,
         jobs: build.jobs,
         arguments,
-        source_url: String::new(),
-        source_branch: String::new(),
+        selector: selector.trim().to_owned(),
+        ..RunSpec::default()
     })
 }
 

@@ -30,6 +30,8 @@ pub(super) struct RunJson {
     kind: &'static str,
     /// The only worker that may take it; empty: any.
     worker: String,
+    /// What it asks of its worker beside type and tags.
+    selector: String,
     started_by: String,
     attempts: Vec<AttemptJson>,
     reason: String,
@@ -85,6 +87,7 @@ impl From<Run> for RunJson {
             pipelinetags: spec.tags,
             pipelinename: spec.pipeline_name,
             worker: spec.pinned_worker,
+            selector: spec.selector,
             started_by: run.started_by,
             attempts: run.attempts.into_iter().map(AttemptJson::from).collect(),
             reason: run.reason,

@@ -13,4 +13,5 @@ mod network;
 mod pollers;
 mod process;
 mod runs;
+mod selectors;
 mod views;

@@ -46,10 +46,16 @@ fn events() -> Vec<Event> {
         branch: "main".into(),
         tags: vec!["gpu".into(), "eu".into()],
         pinned_worker: "big".into(),
+        selector: "mem>=16".into(),
     };
-    let sealed = Sealed(vec![1, 2, 3]);
+    let created = |spec| {
+        let (sealed, by) = (Sealed(vec![1, 2, 3]), "user:ann".into());
+        Event::PipelineCreated { pipeline, spec, sealed, by, at }
+    };
     vec![
-        Event::PipelineCreated { pipeline, spec, sealed, by: "user:ann".into(), at },
+        // Version 1 had no selector.
+        created(Spec { selector: String::new(), ..spec.clone() }),
+        created(spec),
         Event::BuildRequested { pipeline, run: run(), at },
         Event::PipelineBuilt { pipeline, run: run(), version: 4, build: build(), at },
         Event::BuildFailed { pipeline, run: run(), reason: "no gcc".into(), at },

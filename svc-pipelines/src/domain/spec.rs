@@ -16,6 +16,8 @@ const LONGEST_URL: usize = 2_048;
 const LONGEST_BRANCH: usize = 250;
 /// In characters.
 const LONGEST_WORKER: usize = 200;
+/// In characters.
+const LONGEST_SELECTOR: usize = 1_000;
 
 /// What a pipeline is written in; says how it is built and started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +70,7 @@ pub struct Wish {
     pub branch: String,
     pub tags: Vec<String>,
     pub pinned_worker: String,
+    pub selector: String,
 }
 
 /// As it is kept: checked, and each thing in its one form.
@@ -82,6 +85,8 @@ pub struct Spec {
     pub tags: Vec<String>,
     /// Id or name of the only worker that may run it; empty: any.
     pub pinned_worker: String,
+    /// What it asks of its workers besides, in the scheduler's language.
+    pub selector: String,
 }
 
 /// A field that cannot be accepted.
@@ -105,6 +110,7 @@ impl Wish {
             branch: branch(&self.branch)?,
             tags: tags(self.tags)?,
             pinned_worker: pinned_worker(&self.pinned_worker)?,
+            selector: selector(&self.selector)?,
         })
     }
 }
@@ -313,6 +319,19 @@ fn pinned_worker(text: &str) -> Result<String, InvalidField> {
         return invalid("pinned_worker", format!("{} is no worker's id or name", quoted(worker)));
     }
     Ok(worker.into())
+}
+
+fn selector(text: &str) -> Result<String, InvalidField> {
+    let selector = text.trim();
+    let length = selector.chars().count();
+    if length > LONGEST_SELECTOR {
+        let why = format!("has {length} characters, more than {LONGEST_SELECTOR}: shorten it");
+        return invalid("selector", why);
+    }
+    if selector.chars().any(char::is_control) {
+        return invalid("selector", "holds control characters");
+    }
+    Ok(selector.into())
 }
 
 /// What a message repeats of bad input.

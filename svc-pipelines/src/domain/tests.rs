@@ -318,6 +318,9 @@ fn a_pinned_worker_is_one_line() {
     let pinned = Wish { pinned_worker: " my worker ".into(), ..wish("a") };
     assert_eq!(accepted(pinned).pinned_worker, "my worker");
     check_field(Wish { pinned_worker: "a\nb".into(), ..wish("a") }, "pinned_worker");
+    assert_eq!(accepted(Wish { selector: " a !b ".into(), ..wish("a") }).selector, "a !b");
+    check_field(Wish { selector: "a\u{7}b".into(), ..wish("a") }, "selector");
+    check_field(Wish { selector: "a".repeat(1_001), ..wish("a") }, "selector");
 }
 
 proptest! {
@@ -506,6 +509,7 @@ fn created(id: u64, name: &str) -> Event {
         branch: String::new(),
         tags: vec![],
         pinned_worker: String::new(),
+        selector: String::new(),
     };
     let sealed = Sealed(vec![1, 2, 3]);
     Event::PipelineCreated { pipeline: PipelineId(id), spec, sealed, by: "me".into(), at: AT }

@@ -5,7 +5,9 @@ use schema::golden::{Golden, recorded};
 use uuid::Uuid;
 
 use super::*;
-use crate::domain::{ArgumentSpec, ArgumentValue, Build, JobSpec, JobState, RunKind, RunSpec};
+use crate::domain::{
+    ArgumentSpec, ArgumentValue, Build, JobSpec, JobState, RunKind, RunSpec, Selector,
+};
 
 fn run() -> RunId {
     RunId::from_uuid(Uuid::from_u128(1))
@@ -40,6 +42,7 @@ fn spec() -> RunSpec {
         arguments: vec![ArgumentValue { key: "k".into(), value: "v".into() }],
         source_url: "u".into(),
         source_branch: "b".into(),
+        selector: Selector::parse("mem>=16 !slow ssd~10 tolerate:ci").unwrap(),
     }
 }
 
@@ -51,15 +54,18 @@ fn every_event() -> Vec<Event> {
         Build { digest: Digest::from_bytes([2; 32]), size: 6, commit: "c".into(), jobs: jobs() };
     let worker = WorkerId::from_uuid(Uuid::from_u128(2));
     let token = LeaseToken::from_uuid(Uuid::from_u128(3));
+    let submitted = |spec| Event::RunSubmitted {
+        run,
+        number: RunNumber(4),
+        spec: Arc::new(spec),
+        start_reason: text("manual"),
+        started_by: text("user:a"),
+        at,
+    };
     vec![
-        Event::RunSubmitted {
-            run,
-            number: RunNumber(4),
-            spec: Arc::new(spec()),
-            start_reason: text("manual"),
-            started_by: text("user:a"),
-            at,
-        },
+        // Version 1 had no selector.
+        submitted(RunSpec { selector: Selector::default(), ..spec() }),
+        submitted(spec()),
         Event::RunAssigned { run, attempt, worker, token, at },
         Event::RunStarted { run, attempt, at },
         Event::JobStarted { run, attempt, job: JobId(3), at },

@@ -1,6 +1,7 @@
 //! Which queued run goes to which worker.
 //!
-//! The oldest run that can go anywhere goes first, to the suitable worker with the most free slots.
+//! The oldest run that can go anywhere goes first, to the suitable worker that its selector prefers most,
+//! and of equal ones to that with the most free slots.
 //! The cost depends on the numbers of lines, of workers with room and of assignments, not on how many
 //! runs wait.
 
@@ -20,6 +21,14 @@ pub(super) struct Seats<'a> {
     state: &'a State,
     connected: &'a Connected,
     with_room: Vec<Seat<'a>>,
+}
+
+/// A seat that a line may use.
+#[derive(Clone, Copy)]
+pub(super) struct Choice {
+    at: usize,
+    /// How much the line prefers it.
+    score: i32,
 }
 
 struct Seat<'a> {
@@ -47,19 +56,23 @@ impl<'a> Seats<'a> {
 
     /// The seats that a line may use: the best of all attached workers that suit it, if those have
     /// room. A run rather waits for them than goes to a worse one.
-    pub(super) fn for_line(&self, class: &Class) -> Vec<usize> {
+    pub(super) fn for_line(&self, class: &Class) -> Vec<Choice> {
         let wanted = &class.requirement;
         let is_there = |id| self.connected.get(id).is_some_and(|presence| presence.suits(wanted));
         let suits = |seat: &Seat<'_>| seat.worker.suits(seat.id, wanted) && is_there(seat.id);
         let mut found: Vec<_> =
             (0..self.with_room.len()).filter(|&at| suits(&self.with_room[at])).collect();
         let rank_of = |&at: &usize| rank(self.with_room[at].id, self.with_room[at].worker, class);
-        let Some(best) = found.iter().map(rank_of).min() else { return found };
+        let choice = |at: usize| Choice {
+            at,
+            score: wanted.selector.score(self.with_room[at].worker.offer()),
+        };
+        let Some(best) = found.iter().map(rank_of).min() else { return vec![] };
         if best > Rank::default() && self.is_any_better(best, class) {
             return vec![];
         }
         found.retain(|at| rank_of(at) == best);
-        found
+        found.into_iter().map(choice).collect()
     }
 
     /// Whether somebody who takes runs, but has no room at this moment, suits better.
@@ -130,10 +143,12 @@ pub(super) fn assign_runs(
     {
         let (class, line, choice) = &mut lines[index];
         let choice = choice.get_or_insert_with(|| seats.for_line(class));
-        let roomy = choice.iter().copied().filter(|&at| seats.with_room[at].free > 0);
+        let roomy = choice.iter().filter(|choice| seats.with_room[choice.at].free > 0);
         // Of equals, the first.
-        let most_free = roomy.max_by_key(|&at| (seats.with_room[at].free, Reverse(at)));
-        let Some(chosen) = most_free else { continue };
+        let best = roomy.max_by_key(|choice| {
+            (choice.score, seats.with_room[choice.at].free, Reverse(choice.at))
+        });
+        let Some(&Choice { at: chosen, .. }) = best else { continue };
         let Some(token) = tokens.next() else { break };
         let seat = &mut seats.with_room[chosen];
         seat.free -= 1;

@@ -6,6 +6,7 @@ use super::{
     assign::Seats,
     queue::Class,
     run::{Run, RunState},
+    selector::Unmet,
     state::State,
     worker::{Connected, Presence, Requirement, Worker},
 };
@@ -24,7 +25,7 @@ pub struct Placement {
     pub full: usize,
     pub suspended: usize,
     pub not_connected: usize,
-    /// How many workers lack each tag, or refuse it.
+    /// What keeps workers away.
     pub missing: Vec<Missing>,
     /// Runs before it that want the same.
     pub queue_position: usize,
@@ -32,7 +33,9 @@ pub struct Placement {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missing {
+    /// The term of the selector that is not met, or `taint:name`.
     pub tag: String,
+    /// How many it keeps away.
     pub workers: usize,
 }
 
@@ -90,12 +93,20 @@ fn is_full(state: &State, id: WorkerId, worker: &Worker, presence: Presence) -> 
     }
 }
 
+/// For each term that is in the way somewhere: how many workers it keeps away.
 fn missing(state: &State, requirement: &Requirement) -> Vec<Missing> {
-    let count = |tag: &String| {
-        let workers = state.workers().filter(|(_, worker)| !worker.has(tag)).count();
-        Missing { tag: tag.clone(), workers }
-    };
-    requirement.tags.iter().map(count).filter(|missing| missing.workers > 0).collect()
+    let mut missing: Vec<Missing> = vec![];
+    for (_, worker) in state.workers() {
+        for unmet in requirement.selector.unmet(worker.offer()) {
+            let tag = unmet.term();
+            match missing.iter_mut().find(|known| known.tag == tag) {
+                Some(known) => known.workers += 1,
+                None => missing.push(Missing { tag, workers: 1 }),
+            }
+        }
+    }
+    missing.sort_by(|one, other| one.tag.cmp(&other.tag));
+    missing
 }
 
 fn summary(
@@ -139,34 +150,56 @@ fn nobody(state: &State, requirement: &Requirement, placement: &Placement) -> St
         let Some((_, worker)) = pinned else {
             return format!("the run is pinned to worker `{pin}`, which is not registered");
         };
-        let lacking = tags(requirement.tags.iter().filter(|tag| !worker.has(tag)));
-        return format!("the run is pinned to worker `{pin}`, which lacks {lacking}");
+        let why = reasons(requirement, worker);
+        return format!("the run is pinned to worker `{pin}`, which {why}");
     }
-    let nowhere: Vec<_> = placement
-        .missing
-        .iter()
-        .filter(|missing| missing.workers == placement.workers)
-        .map(|missing| &missing.tag)
-        .collect();
-    if nowhere.is_empty() {
-        let all = tags(requirement.tags.iter());
-        return format!("no registered worker has all of {all}; the run waits until one joins");
+    let everywhere: Vec<_> =
+        placement.missing.iter().filter(|missing| missing.workers == placement.workers).collect();
+    let why = if everywhere.is_empty() {
+        let lacks =
+            |(_, worker): &(WorkerId, &Worker)| requirement.selector.unmet(worker.offer()).count();
+        let nearest = state.workers().min_by_key(lacks).map(|(id, worker)| {
+            let why = reasons(requirement, worker);
+            format!("; the nearest is `{}`, which {why}", state.worker_name(id))
+        });
+        let all = &requirement.selector;
+        format!("no registered worker suits all of `{all}`{}", nearest.unwrap_or_default())
+    } else {
+        let terms = everywhere.iter().map(|missing| nowhere(state, requirement, missing));
+        terms.collect::<Vec<_>>().join("; ")
+    };
+    format!("{why}; the run waits until one joins")
+}
+
+fn reasons(requirement: &Requirement, worker: &Worker) -> String {
+    let unmet = requirement.selector.unmet(worker.offer()).map(|unmet| unmet.to_string());
+    unmet.collect::<Vec<_>>().join(" and ")
+}
+
+/// Why a term keeps all workers away.
+fn nowhere(state: &State, requirement: &Requirement, missing: &Missing) -> String {
+    let mut refusing = 0;
+    for (_, worker) in state.workers() {
+        let mut unmet = requirement.selector.unmet(worker.offer());
+        match unmet.find(|unmet| unmet.term() == missing.tag) {
+            Some(Unmet::Lacks(condition)) => {
+                refusing += usize::from(worker.offer().refuses(condition));
+            }
+            Some(unmet) => return format!("every registered worker {unmet}"),
+            None => {}
+        }
     }
-    let refusing =
-        state.workers().filter(|(_, worker)| nowhere.iter().any(|tag| worker.refuses(tag))).count();
-    let lacking = placement.workers - refusing;
-    let it = if nowhere.len() == 1 { "it" } else { "them" };
+    let lacking = missing.workers - refusing;
     let mut parts = vec![];
     if lacking > 0 {
         let lack = if lacking == 1 { "lacks" } else { "lack" };
-        parts.push(format!("{} {lack} {it}", count(lacking, "worker")));
+        parts.push(format!("{} {lack} it", count(lacking, "worker")));
     }
     if refusing > 0 {
         let refuse = if refusing == 1 { "refuses" } else { "refuse" };
-        parts.push(format!("{} {refuse} {it}", count(refusing, "worker")));
+        parts.push(format!("{} {refuse} it", count(refusing, "worker")));
     }
-    let (nowhere, parts) = (tags(nowhere.into_iter()), parts.join(", "));
-    format!("no registered worker has {nowhere} ({parts}); the run waits until one joins")
+    format!("no registered worker has `{}` ({})", missing.tag, parts.join(", "))
 }
 
 /// What the matching workers are doing.
@@ -201,12 +234,6 @@ fn availability(
         workers => format!("{workers} workers match"),
     };
     format!("{matching}: {}", parts.join(", "))
-}
-
-/// `tag \`gpu\`` or `tags \`gpu\`, \`linux\``
-fn tags<'a>(tags: impl Iterator<Item = &'a String>) -> String {
-    let quoted: Vec<_> = tags.map(|tag| format!("`{tag}`")).collect();
-    format!("{} {}", if quoted.len() == 1 { "tag" } else { "tags" }, quoted.join(", "))
 }
 
 fn count(number: usize, noun: &str) -> String {

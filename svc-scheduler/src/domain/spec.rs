@@ -6,6 +6,11 @@ use std::collections::{HashMap, HashSet};
 
 use ids::{Digest, JobId, PipelineId};
 
+use super::{
+    selector::{MAX_TERMS, Selector},
+    worker::Requirement,
+};
+
 /// Most jobs in one pipeline.
 pub const MAX_JOBS: usize = 1_000;
 /// Most bytes of one spec, as stored.
@@ -21,6 +26,8 @@ pub struct RunSpec {
     pub tags: Vec<String>,
     /// Id or name of the only worker that may take it; empty: any.
     pub pinned_worker: String,
+    /// What it asks of its worker beside its type and tags.
+    pub selector: Selector,
     pub artifact: Option<Digest>,
     pub artifact_size: u64,
     pub jobs: Vec<JobSpec>,
@@ -84,6 +91,10 @@ pub enum SpecError {
     NoArtifact,
     #[error("a tag is empty")]
     EmptyTag,
+    #[error("selector: {terms} terms are too many; at most {MAX_TERMS} are taken")]
+    TooManyTerms { terms: usize },
+    #[error("selector: {why}; the run could never be placed")]
+    Contradiction { why: String },
     #[error("job `{second}` has the id {id} of job `{first}`; ids are unique in a pipeline")]
     DuplicateJob { id: JobId, first: String, second: String },
     #[error("job `{job}` depends on job {dependency}, which the pipeline does not have")]
@@ -119,6 +130,13 @@ impl RunSpec {
         if self.tags.iter().any(|tag| tag.trim().is_empty()) {
             return Err(SpecError::EmptyTag);
         }
+        let terms = self.selector.terms();
+        if terms > MAX_TERMS {
+            return Err(SpecError::TooManyTerms { terms });
+        }
+        if let Some(why) = Requirement::of(self).selector.contradiction() {
+            return Err(SpecError::Contradiction { why });
+        }
         let bytes = self.bytes();
         if bytes > MAX_SPEC_BYTES {
             return Err(SpecError::TooLarge { bytes });
@@ -139,7 +157,8 @@ impl RunSpec {
         let texts: usize = texts.into_iter().chain(&self.tags).map(|text| text.len() + 6).sum();
         let arguments: usize =
             self.arguments.iter().map(|given| given.key.len() + given.value.len() + 18).sum();
-        80 + texts + arguments + jobs_bytes(&self.jobs)
+        let selector = self.selector.to_string().len();
+        80 + texts + selector + arguments + jobs_bytes(&self.jobs)
     }
 
     /// Whether any job gets a value for an argument.

@@ -91,6 +91,11 @@ impl State {
         known.filter(|(_, worker)| !worker.deregistered)
     }
 
+    /// Whether a run that is pinned so can be placed. One that is not pinned can.
+    pub(super) fn is_known_pin(&self, pin: &str) -> bool {
+        pin.is_empty() || self.workers().any(|(id, worker)| worker.is_called(id, pin))
+    }
+
     /// Its name, else its id.
     #[must_use]
     pub fn worker_name(&self, id: WorkerId) -> String {

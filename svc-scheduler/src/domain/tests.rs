@@ -8,6 +8,7 @@ use super::*;
 mod graph;
 mod placing;
 mod properties;
+mod selectors;
 
 const MAX: u32 = 5;
 
@@ -52,6 +53,7 @@ fn spec() -> RunSpec {
         arguments: vec![],
         source_url: String::new(),
         source_branch: String::new(),
+        selector: Selector::default(),
     }
 }
 
@@ -65,7 +67,7 @@ fn build() -> Build {
 }
 
 fn submit(n: u128, spec: RunSpec) -> Command {
-    let (start_reason, started_by) = ("manual".into(), "user:alice".into());
+    let (spec, start_reason, started_by) = (spec.into(), "manual".into(), "user:alice".into());
     Command::SubmitRun { run: run(n), spec, start_reason, started_by, at: at(n as u64) }
 }
 

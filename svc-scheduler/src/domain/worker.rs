@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ids::WorkerId;
 
-use super::spec::{RunKind, RunSpec};
+use super::{
+    selector::{Offer, Selector},
+    spec::{RunKind, RunSpec},
+};
 
 /// What the registry recorded about a worker, as far as placing runs needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,10 +38,8 @@ pub struct Worker {
     pub suspended: bool,
     pub lost: bool,
     pub deregistered: bool,
-    /// In lower case.
-    tags: BTreeSet<String>,
-    /// Tags that it refuses, in lower case and without their sign.
-    refused: BTreeSet<String>,
+    /// What its tags say.
+    offer: Offer,
 }
 
 impl Worker {
@@ -65,14 +66,7 @@ impl Worker {
     }
 
     fn set_tags(&mut self, tags: &[String]) {
-        (self.tags, self.refused) = Default::default();
-        for tag in tags {
-            let tag = tag.trim().to_lowercase();
-            match tag.strip_prefix(['-', '!']) {
-                Some(refused) => self.refused.insert(refused.trim().to_owned()),
-                None => self.tags.insert(tag),
-            };
-        }
+        self.offer = Offer::of(tags);
     }
 
     /// Its runs must go elsewhere.
@@ -90,28 +84,31 @@ impl Worker {
     /// Whether a run that wants this may run here, free or not.
     #[must_use]
     pub fn suits(&self, id: WorkerId, requirement: &Requirement) -> bool {
-        requirement.tags.iter().all(|tag| self.has(tag)) && self.is_pinned_by(id, requirement)
+        requirement.selector.suits(&self.offer) && self.is_pinned_by(id, requirement)
     }
 
-    pub(super) fn has(&self, tag: &str) -> bool {
-        self.tags.contains(tag) && !self.refuses(tag)
+    #[must_use]
+    pub fn offer(&self) -> &Offer {
+        &self.offer
     }
 
-    pub(super) fn refuses(&self, tag: &str) -> bool {
-        self.refused.contains(tag)
+    /// Whether it may take what is pinned so; what is not pinned, any worker may take.
+    #[must_use]
+    pub fn is_pinned_by(&self, id: WorkerId, requirement: &Requirement) -> bool {
+        requirement.pin.is_empty() || self.is_called(id, &requirement.pin)
     }
 
-    pub(super) fn is_pinned_by(&self, id: WorkerId, requirement: &Requirement) -> bool {
-        let pin = &requirement.pin;
-        pin.is_empty() || *pin == self.name || pin.parse() == Ok(id)
+    /// By its name or its id.
+    pub(super) fn is_called(&self, id: WorkerId, name: &str) -> bool {
+        name == self.name || name.parse() == Ok(id)
     }
 }
 
 /// What a run asks of its worker; runs that ask the same wait in one queue.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Requirement {
-    /// The pipeline's type and its tags, in lower case, sorted, each once.
-    pub tags: Vec<String>,
+    /// With the pipeline's type and its tags.
+    pub selector: Selector,
     /// Id or name of the only worker; empty: any.
     pub pin: String,
     /// Not for a worker that polls: such are Gaia's own agents, which build nothing and read no values
@@ -123,10 +120,9 @@ impl Requirement {
     #[must_use]
     pub fn of(spec: &RunSpec) -> Self {
         let tags = spec.tags.iter().chain([&spec.pipeline_type]);
-        let tags: BTreeSet<_> = tags.map(|tag| tag.trim().to_lowercase()).collect();
-        let tags = tags.into_iter().filter(|tag| !tag.is_empty()).collect();
+        let selector = spec.selector.clone().with_tags(tags);
         let pushed = spec.kind == RunKind::Build || spec.has_values();
-        Self { tags, pin: spec.pinned_worker.clone(), pushed }
+        Self { selector, pin: spec.pinned_worker.clone(), pushed }
     }
 }
 

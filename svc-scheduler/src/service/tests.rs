@@ -376,7 +376,7 @@ async fn a_waiting_run_says_why() {
     house.submit(1, &["GPU"]).await;
     let why = house.client.explain_run(named(1)).await.unwrap().into_inner();
     let expected =
-        "no registered worker has tag `gpu` (2 workers lack it); the run waits until one joins";
+        "no registered worker has `gpu` (2 workers lack it); the run waits until one joins";
     assert_eq!(why.summary, expected);
     assert_eq!((why.workers, why.matching), (2, 0));
     assert_eq!(why.missing, [pb::MissingTag { tag: "gpu".into(), workers: 2 }]);

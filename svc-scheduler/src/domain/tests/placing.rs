@@ -24,10 +24,18 @@ fn present(workers: &[(u128, Presence)]) -> Connected {
 /// The pairs of run and worker that are assigned.
 fn assign(given: impl IntoIterator<Item = Vec<Fact>>, connected: Connected) -> Vec<(u128, u128)> {
     let given: Vec<_> = given.into_iter().flatten().collect();
+    assign_in(&State::replay(&given), connected)
+}
+
+pub(super) fn assign_to(state: &State, workers: &[u128]) -> Vec<(u128, u128)> {
+    assign_in(state, attached(workers))
+}
+
+fn assign_in(state: &State, connected: Connected) -> Vec<(u128, u128)> {
     let tokens = (1..=50).map(token).collect();
     let connected = Arc::new(connected);
     let when = Command::AssignRuns { connected, tokens, at: at(400) };
-    let events = decide(&State::replay(&given), when).unwrap();
+    let events = decide(state, when).unwrap();
     let pair = |event: &Event| match event {
         Event::RunAssigned { run, worker, .. } => {
             (run.as_uuid().as_u128(), worker.as_uuid().as_u128())
@@ -182,13 +190,13 @@ fn a_run_that_can_never_be_placed_says_what_is_missing() {
     let gpu = why([workers(), wants(1, &["gpu"])], nobody());
     assert_eq!(
         gpu.summary,
-        "no registered worker has tag `gpu` (1 worker lacks it, 1 worker refuses it); the run waits until one joins"
+        "no registered worker has `gpu` (1 worker lacks it, 1 worker refuses it); the run waits until one joins"
     );
     assert_eq!(gpu.missing, [Missing { tag: "gpu".into(), workers: 2 }]);
     let split = [joined(1, 1, &["golang"]), joined(2, 1, &["gpu"])].concat();
     assert_eq!(
         why([split, wants(1, &["gpu"])], nobody()).summary,
-        "no registered worker has all of tags `golang`, `gpu`; the run waits until one joins"
+        "no registered worker suits all of `golang gpu`; the nearest is `w1`, which lacks `gpu`; the run waits until one joins"
     );
     assert_eq!(
         why([workers(), pinned(1, "w9")], nobody()).summary,
@@ -197,7 +205,7 @@ fn a_run_that_can_never_be_placed_says_what_is_missing() {
     let bare = joined(3, 1, &[]);
     assert_eq!(
         why([bare, pinned(1, "w3")], nobody()).summary,
-        "the run is pinned to worker `w3`, which lacks tag `golang`"
+        "the run is pinned to worker `w3`, which lacks `golang`"
     );
 }
 
