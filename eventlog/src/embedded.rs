@@ -37,8 +37,11 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     Clock,
-    event::{Expected, NewEvent, Recorded},
-    log::{AppendError, Appended, Engine, LogError},
+    event::Recorded,
+    filter::{Direction, Filter},
+    log::{AppendError, Appended, LogError},
+    retention::Standing,
+    store::{Append, Store},
 };
 use index::Index;
 use recover::Recovered;
@@ -182,39 +185,43 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
     }
 }
 
-impl Engine for Embedded {
-    fn append(
-        &self,
-        stream: String,
-        expected: Expected,
-        events: Vec<NewEvent>,
-    ) -> BoxFuture<'static, Result<Appended, AppendError>> {
+impl Store for Embedded {
+    fn append(&self, append: Append) -> BoxFuture<'static, Result<Appended, AppendError>> {
         let (reply, answer) = oneshot::channel();
-        let request = Request { stream, expected, events, reply };
         if let Some(requests) = &self.requests {
             // A writer that has stopped drops the request, and with it the reply.
-            requests.send(request).ok();
+            requests.send(Request { append, reply }).ok();
         }
         let shared = Arc::clone(&self.shared);
         Box::pin(async move { answer.await.unwrap_or_else(|_| Err(shared.stopped().into())) })
     }
 
+    fn standing(&self, stream: &str) -> Standing {
+        self.shared.index().standing(stream)
+    }
+
     fn read_stream(
         &self,
         stream: String,
-        from_revision: u64,
+        from: Option<u64>,
+        direction: Direction,
         limit: usize,
     ) -> BoxStream<'static, Result<Recorded, LogError>> {
-        reader::stream(Arc::clone(&self.shared), stream, from_revision, limit).boxed()
+        reader::stream(Arc::clone(&self.shared), stream, from, direction, limit).boxed()
     }
 
     fn read_all(
         &self,
-        from_position: u64,
-        prefixes: Vec<String>,
+        from: Option<u64>,
+        direction: Direction,
+        filter: Filter,
         follow: bool,
     ) -> BoxStream<'static, Result<Recorded, LogError>> {
-        reader::all(Arc::clone(&self.shared), from_position, prefixes, follow).boxed()
+        let shared = Arc::clone(&self.shared);
+        match direction {
+            Direction::Forward => reader::all(shared, from.unwrap_or(0), filter, follow).boxed(),
+            Direction::Backward => reader::all_backward(shared, from, filter).boxed(),
+        }
     }
 
     fn next_position(&self) -> BoxFuture<'static, Result<u64, LogError>> {

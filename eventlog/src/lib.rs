@@ -1,23 +1,26 @@
 //! The log: one truth, append-only, from which every state is rebuilt.
 //!
 //! In reading order: [`event`] (what is stored), [`Log`] (the contract: append with an expected
-//! revision, read a stream, read all, subscribe), the engines behind it, [`Fold`] (state as the fold
+//! revision, read a stream, read all, subscribe), [`retention`] (what streams hide), the engines, [`Fold`] (state as the fold
 //! of its events), and [`owner`] (the one task that owns a service's state).
 //!
 //! Invariants:
 //! - An append that was answered is durable.
-//! - Positions grow with every event; the revisions of each stream count from 0 without gaps.
-//! - What was appended never changes.
+//! - Positions grow with every event, and may have gaps; the revisions of each stream count from 0.
+//! - What was appended never changes; what a stream hides may be gone.
 
 mod clock;
 mod embedded;
 pub mod event;
+mod filter;
 mod fold;
 mod log;
 mod memory;
 pub mod owner;
 mod remote;
+pub mod retention;
 pub mod server;
+mod store;
 mod wire;
 
 pub use clock::Clock;
@@ -26,6 +29,8 @@ pub use embedded::{
     verify::{Summary, verify},
 };
 pub use event::{Content, Expected, Metadata, NewEvent, Recorded};
+pub use filter::{Direction, Filter};
 pub use fold::Fold;
 pub use log::{AppendError, Appended, Log, LogError, Subscription};
 pub use owner::{DecodeError, Origin, Owner, Rules, Stopped};
+pub use retention::StreamMetadata;

@@ -1,21 +1,22 @@
 //! The contract of the log, over whichever engine holds it.
 
-use std::{fmt, path::Path, pin::Pin, sync::Arc};
+use std::{fmt, path::Path, sync::Arc};
 
-use futures::{
-    future::BoxFuture,
-    stream::{BoxStream, Stream},
-};
+use futures::{future::BoxFuture, stream::BoxStream};
+use ids::EventId;
 
 use crate::{
     Clock,
     embedded::{Embedded, OpenError, Options},
     event::{Expected, NewEvent, Recorded},
+    filter::{Direction, Filter},
     memory::Memory,
     remote::Remote,
+    retention::{self, StreamMetadata},
+    store::Stored,
 };
 
-/// Events as they come, oldest first; after what is stored, what is appended.
+/// Events as they come.
 pub type Subscription = BoxStream<'static, Result<Recorded, LogError>>;
 
 /// Where the last event of a batch went.
@@ -30,6 +31,9 @@ pub enum AppendError {
     /// Somebody else wrote to the stream. Nothing was appended.
     #[error("append to `{stream}`: expected {expected:?}, but its last revision is {current:?}")]
     Conflict { stream: String, expected: Expected, current: Option<u64> },
+    /// The stream has a tombstone: nothing is appended to it any more.
+    #[error("append to `{stream}`: it was deleted for good; use another name")]
+    Deleted { stream: String },
     /// It is not known whether the batch was appended.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -45,6 +49,9 @@ pub enum LogError {
     Unavailable(String),
     #[error("the log refuses this: {0}")]
     Invalid(String),
+    /// The stream has a tombstone.
+    #[error("read `{stream}`: it was deleted for good")]
+    Deleted { stream: String },
 }
 
 /// A handle to a log; cheap to clone.
@@ -61,22 +68,52 @@ pub(crate) trait Engine: Send + Sync + 'static {
         events: Vec<NewEvent>,
     ) -> BoxFuture<'static, Result<Appended, AppendError>>;
 
+    /// From a revision on, inclusive; `None`: from the first or the last. Hides what the stream does
+    /// not keep.
     fn read_stream(
         &self,
         stream: String,
-        from_revision: u64,
+        from: Option<u64>,
+        direction: Direction,
         limit: usize,
     ) -> BoxStream<'static, Result<Recorded, LogError>>;
 
-    /// With `follow`, never ends by itself.
+    /// From a position on, inclusive; `None`: from the first or the last. With `follow`, which goes
+    /// forward, never ends by itself.
     fn read_all(
         &self,
-        from_position: u64,
-        prefixes: Vec<String>,
+        from: Option<u64>,
+        direction: Direction,
+        filter: Filter,
         follow: bool,
     ) -> BoxStream<'static, Result<Recorded, LogError>>;
 
     fn next_position(&self) -> BoxFuture<'static, Result<u64, LogError>>;
+
+    fn stream_metadata(
+        &self,
+        stream: String,
+    ) -> BoxFuture<'static, Result<(StreamMetadata, Option<u64>), LogError>>;
+
+    fn set_stream_metadata(
+        &self,
+        stream: String,
+        expected: Expected,
+        metadata: StreamMetadata,
+        id: EventId,
+    ) -> BoxFuture<'static, Result<Appended, AppendError>>;
+
+    fn delete(
+        &self,
+        stream: String,
+        expected: Expected,
+    ) -> BoxFuture<'static, Result<(), AppendError>>;
+
+    fn tombstone(
+        &self,
+        stream: String,
+        expected: Expected,
+    ) -> BoxFuture<'static, Result<(), AppendError>>;
 }
 
 impl Log {
@@ -98,7 +135,7 @@ impl Log {
     /// A log that is gone with the process; for tests.
     #[must_use]
     pub fn in_memory(clock: Clock) -> Self {
-        Self::new(Memory::new(clock))
+        Self::new(Stored::new(Memory::new(clock.clone()), clock))
     }
 
     /// The log in a folder, which is made if it is not there. Reads what is stored, so it blocks for
@@ -108,7 +145,8 @@ impl Log {
     }
 
     pub fn open_with(dir: &Path, clock: Clock, options: Options) -> Result<Self, OpenError> {
-        Ok(Self::new(Embedded::open(dir, clock, options)?))
+        let embedded = Embedded::open(dir, clock.clone(), options)?;
+        Ok(Self::new(Stored::new(embedded, clock)))
     }
 
     /// The log that another process serves with [`crate::server::router`]. It need not be there yet;
@@ -130,75 +168,164 @@ impl Log {
         events: Vec<NewEvent>,
     ) -> BoxFuture<'static, Result<Appended, AppendError>> {
         let stream = stream.into();
-        match check(&stream, &events) {
+        match check(&stream).and_then(|()| check_batch(&events)) {
             Ok(()) => self.0.append(stream, expected, events),
             Err(error) => Box::pin(async { Err(error.into()) }),
         }
     }
 
-    /// The events of one stream, oldest first.
+    /// The events of one stream from a revision on, oldest first, as far as the stream keeps them.
     pub fn read_stream(
         &self,
         stream: impl Into<String>,
         from_revision: u64,
         limit: usize,
-    ) -> Pin<Box<dyn Stream<Item = Result<Recorded, LogError>> + Send>> {
-        self.0.read_stream(stream.into(), from_revision, limit)
+    ) -> Subscription {
+        self.0.read_stream(stream.into(), Some(from_revision), Direction::Forward, limit)
     }
 
-    /// All events from a position to the present end whose stream starts with one of `prefixes`
-    /// (with none given: all of them), oldest first. The present is the moment of the call, or for a
-    /// remote log that of the first poll.
+    /// The events of one stream from a revision (`None`: the last one) back, newest first, as far as
+    /// the stream keeps them.
+    pub fn read_stream_backward(
+        &self,
+        stream: impl Into<String>,
+        from_revision: Option<u64>,
+        limit: usize,
+    ) -> Subscription {
+        self.0.read_stream(stream.into(), from_revision, Direction::Backward, limit)
+    }
+
+    /// All events from a position to the present end that match the filter, oldest first, as they are
+    /// stored: those that their streams hide are there until a scavenge removes them. The present is
+    /// the moment of the call, or for a remote log that of the first poll.
     #[must_use]
-    pub fn read_all(&self, from_position: u64, prefixes: &[&str]) -> Subscription {
-        self.0.read_all(from_position, owned(prefixes), false)
+    pub fn read_all(&self, from_position: u64, filter: impl Into<Filter>) -> Subscription {
+        self.0.read_all(Some(from_position), Direction::Forward, filter.into(), false)
+    }
+
+    /// Like [`Log::read_all`], but from a position (`None`: the present end) back, newest first.
+    #[must_use]
+    pub fn read_all_backward(
+        &self,
+        from_position: Option<u64>,
+        filter: impl Into<Filter>,
+    ) -> Subscription {
+        self.0.read_all(from_position, Direction::Backward, filter.into(), false)
     }
 
     /// Like [`Log::read_all`], but goes on with what is appended later, without gap or repetition.
     #[must_use]
-    pub fn subscribe(&self, from_position: u64, prefixes: &[&str]) -> Subscription {
-        self.0.read_all(from_position, owned(prefixes), true)
+    pub fn subscribe(&self, from_position: u64, filter: impl Into<Filter>) -> Subscription {
+        self.0.read_all(Some(from_position), Direction::Forward, filter.into(), true)
     }
 
-    /// The position that the next event will get.
+    /// Larger than every position that exists; whatever is appended later gets this one or a larger
+    /// one.
     pub async fn next_position(&self) -> Result<u64, LogError> {
         self.0.next_position().await
     }
-}
 
-fn owned(prefixes: &[&str]) -> Vec<String> {
-    prefixes.iter().map(ToString::to_string).collect()
-}
-
-fn check(stream: &str, events: &[NewEvent]) -> Result<(), LogError> {
-    let invalid = |message: String| Err(LogError::Invalid(message));
-    let within = |length: usize, most: usize| (1..=most).contains(&length);
-    if !within(stream.len(), Log::MAX_STREAM_NAME) {
-        let (most, length) = (Log::MAX_STREAM_NAME, stream.len());
-        return invalid(format!("a stream's name has 1 to {most} bytes, this one {length}"));
+    /// What a stream keeps, and the last revision of this metadata, if it was ever set.
+    pub async fn stream_metadata(
+        &self,
+        stream: impl Into<String>,
+    ) -> Result<(StreamMetadata, Option<u64>), LogError> {
+        let stream = stream.into();
+        check(&stream)?;
+        self.0.stream_metadata(stream).await
     }
-    if !within(events.len(), Log::MAX_BATCH_EVENTS) {
+
+    /// Sets what a stream keeps; `expected` is about the metadata. A retry with the same id is
+    /// answered as the first call was, as [`Log::append`] does.
+    pub async fn set_stream_metadata(
+        &self,
+        stream: impl Into<String>,
+        expected: Expected,
+        metadata: StreamMetadata,
+        id: EventId,
+    ) -> Result<Appended, AppendError> {
+        let stream = stream.into();
+        check(&stream)?;
+        metadata.check()?;
+        let bytes = metadata.to_json().len();
+        if bytes > Self::MAX_BATCH_BYTES {
+            return Err(
+                over("a stream's metadata has at most", Self::MAX_BATCH_BYTES, bytes).into()
+            );
+        }
+        self.0.set_stream_metadata(stream, expected, metadata, id).await
+    }
+
+    /// Hides all events that the stream has. It may be appended to again: revisions go on, and a
+    /// writer that expects no stream is right until then.
+    pub async fn delete(
+        &self,
+        stream: impl Into<String>,
+        expected: Expected,
+    ) -> Result<(), AppendError> {
+        let stream = stream.into();
+        check(&stream)?;
+        self.0.delete(stream, expected).await
+    }
+
+    /// Ends the stream for good: it is neither read nor appended to any more.
+    pub async fn tombstone(
+        &self,
+        stream: impl Into<String>,
+        expected: Expected,
+    ) -> Result<(), AppendError> {
+        let stream = stream.into();
+        check(&stream)?;
+        self.0.tombstone(stream, expected).await
+    }
+}
+
+/// Whether this is the name of a stream that is not the log's own.
+fn check(stream: &str) -> Result<(), LogError> {
+    let (most, length) = (Log::MAX_STREAM_NAME, stream.len());
+    if !(1..=most).contains(&length) {
+        let message = format!("a stream's name has 1 to {most} bytes, this one {length}");
+        return Err(LogError::Invalid(message));
+    }
+    if let Some(subject) = retention::subject(stream) {
+        let message = format!(
+            "`{stream}` holds the metadata of `{subject}`: use what sets metadata or deletes a stream"
+        );
+        return Err(LogError::Invalid(message));
+    }
+    Ok(())
+}
+
+fn over(what: &str, most: usize, found: usize) -> LogError {
+    LogError::Invalid(format!("{what} {most} bytes, this one {found}"))
+}
+
+fn check_batch(events: &[NewEvent]) -> Result<(), LogError> {
+    let invalid = |message: String| Err(LogError::Invalid(message));
+    if !(1..=Log::MAX_BATCH_EVENTS).contains(&events.len()) {
         let (most, count) = (Log::MAX_BATCH_EVENTS, events.len());
         return invalid(format!("a batch has 1 to {most} events, this one {count}"));
     }
-    let bytes: usize = events.iter().map(|event| event.data.len()).sum();
-    if bytes > Log::MAX_BATCH_BYTES {
-        let most = Log::MAX_BATCH_BYTES;
-        return invalid(format!("a batch has at most {most} bytes of data, this one {bytes}"));
-    }
-    let mut metadata = 0;
+    let (mut data, mut metadata) = (0, 0);
     for event in events {
-        if !within(event.event_type.len(), Log::MAX_EVENT_TYPE) {
-            let (most, length) = (Log::MAX_EVENT_TYPE, event.event_type.len());
+        let (most, length) = (Log::MAX_EVENT_TYPE, event.event_type.len());
+        if !(1..=most).contains(&length) {
             return invalid(format!("an event's type has 1 to {most} bytes, this one {length}"));
         }
+        if event.event_type == retention::TOMBSTONE_TYPE {
+            let own = retention::TOMBSTONE_TYPE;
+            return invalid(format!(
+                "`{own}` is a type of the log's own: delete the stream for good"
+            ));
+        }
+        data += event.data.len();
         metadata += event.metadata.len();
     }
+    if data > Log::MAX_BATCH_BYTES {
+        return Err(over("the data of a batch has at most", Log::MAX_BATCH_BYTES, data));
+    }
     if metadata > Log::MAX_BATCH_METADATA {
-        let most = Log::MAX_BATCH_METADATA;
-        return invalid(format!(
-            "a batch has at most {most} bytes of metadata, this one {metadata}"
-        ));
+        return Err(over("the metadata of a batch has at most", Log::MAX_BATCH_METADATA, metadata));
     }
     Ok(())
 }

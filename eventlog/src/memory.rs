@@ -14,20 +14,24 @@ use tokio::sync::watch;
 use crate::{
     Clock,
     event::{Expected, NewEvent, Recorded},
-    log::{AppendError, Appended, Engine, LogError},
+    filter::{Direction, Filter},
+    log::{AppendError, Appended, LogError},
+    retention::{Standing, Standings},
+    store::{Append, Store},
 };
 
 pub(crate) struct Memory {
     clock: Clock,
-    stored: Arc<Mutex<Stored>>,
+    stored: Arc<Mutex<Held>>,
     /// Count of events, for followers to wait on.
     length: watch::Sender<u64>,
 }
 
 #[derive(Default)]
-struct Stored {
+struct Held {
     events: Vec<Recorded>,
     streams: HashMap<String, Vec<usize>>,
+    standings: Standings,
 }
 
 impl Memory {
@@ -35,27 +39,22 @@ impl Memory {
         Self { clock, stored: Arc::default(), length: watch::Sender::new(0) }
     }
 
-    fn append_now(
-        &self,
-        stream: String,
-        expected: Expected,
-        events: Vec<NewEvent>,
-    ) -> Result<Appended, AppendError> {
+    fn append_now(&self, append: Append) -> Result<Appended, AppendError> {
+        let Append { stream, expected, events, guard } = append;
         let mut stored = lock(&self.stored);
-        if let Some(first_answer) = stored.answer_to_retry(&stream, expected, &events) {
+        let standing = stored.standing(&stream);
+        if let Some(first_answer) = stored.answer_to_retry(&stream, &standing, expected, &events) {
             return Ok(first_answer);
         }
-        let places = stored.streams.get(&stream).map_or(0, Vec::len) as u64;
-        let current = places.checked_sub(1);
-        if !expected.is_met_by(current) {
-            return Err(AppendError::Conflict { stream, expected, current });
+        if let Some((guarded, expected)) = guard {
+            stored.standing(&guarded).check(&guarded, expected)?;
         }
+        standing.check(&stream, expected)?;
         let recorded_at = self.clock.now();
-        for (revision, event) in (places..).zip(events) {
-            let position = stored.events.len();
-            stored.streams.entry(stream.clone()).or_default().push(position);
-            stored.events.push(Recorded {
-                position: position as u64,
+        for (revision, event) in (standing.next_revision..).zip(events) {
+            let position = stored.events.len() as u64;
+            stored.push(Recorded {
+                position,
                 stream: stream.as_str().into(),
                 revision,
                 recorded_at,
@@ -69,85 +68,128 @@ impl Memory {
     }
 }
 
-impl Stored {
+impl Held {
+    fn push(&mut self, recorded: Recorded) {
+        let Recorded { stream, revision, event, .. } = &recorded;
+        let streams = &self.streams;
+        let length_of = |name: &str| streams.get(name).map_or(0, Vec::len) as u64;
+        self.standings.note(stream, &event.event_type, *revision, &event.data, length_of);
+        self.streams.entry(stream.to_string()).or_default().push(self.events.len());
+        self.events.push(recorded);
+    }
+
+    fn places(&self, stream: &str) -> &[usize] {
+        self.streams.get(stream).map_or(&[][..], Vec::as_slice)
+    }
+
+    fn standing(&self, stream: &str) -> Standing {
+        self.standings.standing(stream, self.places(stream).len() as u64)
+    }
+
     fn answer_to_retry(
         &self,
         stream: &str,
+        standing: &Standing,
         expected: Expected,
         events: &[NewEvent],
     ) -> Option<Appended> {
-        let places = self.streams.get(stream)?;
-        let first = match expected {
-            Expected::None => 0,
-            Expected::Revision(revision) => usize::try_from(revision).ok()?.checked_add(1)?,
-            Expected::Any | Expected::Exists => {
-                places.iter().rposition(|&place| self.events[place].event.id == events[0].id)?
+        let places = self.places(stream);
+        let mut firsts = standing.places_of_retry(expected);
+        if matches!(expected, Expected::Any | Expected::Exists) {
+            let is_first = |&place: &usize| self.events[place].event.id == events[0].id;
+            firsts[0] = places.iter().rposition(is_first).map(|first| first as u64);
+        }
+        firsts.into_iter().flatten().find_map(|first| {
+            let first = usize::try_from(first).ok()?;
+            let earlier = places.get(first..first.checked_add(events.len())?)?;
+            let mut pairs = earlier.iter().zip(events);
+            let same = pairs.all(|(&at, new)| self.events[at].event.id == new.id);
+            let last = &self.events[*earlier.last()?];
+            same.then_some(Appended { position: last.position, revision: last.revision })
+        })
+    }
+
+    /// The first event from a position on in either direction that is wanted.
+    fn next(&self, at: u64, direction: Direction, filter: &Filter) -> Option<&Recorded> {
+        let at = usize::try_from(at).unwrap_or(usize::MAX);
+        let wanted = |event: &&Recorded| filter.matches(&event.stream, &event.event.event_type);
+        match direction {
+            Direction::Forward => self.events.get(at..)?.iter().find(wanted),
+            Direction::Backward => {
+                let end = at.saturating_add(1).min(self.events.len());
+                self.events[..end].iter().rev().find(wanted)
             }
-        };
-        let earlier = places.get(first..first.checked_add(events.len())?)?;
-        let same = earlier.iter().zip(events).all(|(&at, new)| self.events[at].event.id == new.id);
-        let last = &self.events[*earlier.last()?];
-        same.then_some(Appended { position: last.position, revision: last.revision })
+        }
     }
 }
 
-impl Engine for Memory {
-    fn append(
-        &self,
-        stream: String,
-        expected: Expected,
-        events: Vec<NewEvent>,
-    ) -> BoxFuture<'static, Result<Appended, AppendError>> {
-        let answer = self.append_now(stream, expected, events);
+impl Store for Memory {
+    fn append(&self, append: Append) -> BoxFuture<'static, Result<Appended, AppendError>> {
+        let answer = self.append_now(append);
         Box::pin(async { answer })
+    }
+
+    fn standing(&self, stream: &str) -> Standing {
+        lock(&self.stored).standing(stream)
     }
 
     fn read_stream(
         &self,
         stream: String,
-        from_revision: u64,
+        from: Option<u64>,
+        direction: Direction,
         limit: usize,
     ) -> BoxStream<'static, Result<Recorded, LogError>> {
         let stored = lock(&self.stored);
-        let places = stored.streams.get(&stream).map_or(&[][..], Vec::as_slice);
-        let from = usize::try_from(from_revision).unwrap_or(usize::MAX);
-        let found: Vec<_> = places
-            .iter()
-            .skip(from)
-            .take(limit)
-            .map(|&place| Ok(stored.events[place].clone()))
-            .collect();
+        let places = stored.places(&stream);
+        let from = from.map(|from| usize::try_from(from).unwrap_or(usize::MAX));
+        let event = |&place: &usize| Ok(stored.events[place].clone());
+        let found: Vec<_> = match direction {
+            Direction::Forward => {
+                places.iter().skip(from.unwrap_or(0)).take(limit).map(event).collect()
+            }
+            Direction::Backward => {
+                let end = from.map_or(usize::MAX, |from| from.saturating_add(1)).min(places.len());
+                places[..end].iter().rev().take(limit).map(event).collect()
+            }
+        };
         stream::iter(found).boxed()
     }
 
     fn read_all(
         &self,
-        from_position: u64,
-        prefixes: Vec<String>,
+        from: Option<u64>,
+        direction: Direction,
+        filter: Filter,
         follow: bool,
     ) -> BoxStream<'static, Result<Recorded, LogError>> {
         let stored = Arc::clone(&self.stored);
-        let end = if follow { None } else { Some(lock(&stored).events.len() as u64) };
-        let start = (from_position, self.length.subscribe());
-        stream::unfold(start, move |(mut at, mut length)| {
-            let (stored, prefixes) = (Arc::clone(&stored), prefixes.clone());
+        let count = lock(&stored).events.len() as u64;
+        let end = if follow { u64::MAX } else { count };
+        // The next position to look at; going backward, nothing is left below 0.
+        let at = match direction {
+            Direction::Forward => Some(from.unwrap_or(0)),
+            Direction::Backward => count.checked_sub(1).map(|last| last.min(from.unwrap_or(last))),
+        };
+        stream::unfold((at, self.length.subscribe()), move |(at, mut length)| {
+            let (stored, filter) = (Arc::clone(&stored), filter.clone());
             async move {
+                let mut at = at.filter(|at| *at < end)?;
                 loop {
-                    if end.is_some_and(|end| at >= end) {
+                    let seen = *length.borrow_and_update();
+                    let next = lock(&stored).next(at, direction, &filter).cloned();
+                    if let Some(event) = next.filter(|event| event.position < end) {
+                        let after = match direction {
+                            Direction::Forward => Some(event.position + 1),
+                            Direction::Backward => event.position.checked_sub(1),
+                        };
+                        return Some((Ok(event), (after, length)));
+                    }
+                    if !follow {
                         return None;
                     }
-                    let next = lock(&stored).events.get(usize::try_from(at).ok()?).cloned();
-                    match next {
-                        Some(event) => {
-                            at += 1;
-                            let wanted = prefixes.is_empty()
-                                || prefixes.iter().any(|prefix| event.stream.starts_with(prefix));
-                            if wanted {
-                                return Some((Ok(event), (at, length)));
-                            }
-                        }
-                        None => length.wait_for(|&length| length > at).await.map(drop).ok()?,
-                    }
+                    at = at.max(seen);
+                    length.changed().await.ok()?;
                 }
             }
         })
@@ -161,6 +203,6 @@ impl Engine for Memory {
 }
 
 /// A panic while the lock was held cannot leave a batch half stored: events are pushed whole.
-fn lock(stored: &Mutex<Stored>) -> MutexGuard<'_, Stored> {
+fn lock(stored: &Mutex<Held>) -> MutexGuard<'_, Held> {
     stored.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -11,6 +11,7 @@ use futures::{
     future::BoxFuture,
     stream::{self, BoxStream},
 };
+use ids::EventId;
 use proto::log::v1::{
     AppendRequest, AppendResponse, HeadRequest, ReadAllRequest, ReadStreamRequest, RecordedEvent,
     append_response, event_log_client::EventLogClient,
@@ -25,7 +26,9 @@ use transport::Channel;
 
 use crate::{
     event::{Expected, NewEvent, Recorded},
+    filter::{Direction, Filter},
     log::{AppendError, Appended, Engine, LogError},
+    retention::StreamMetadata,
     wire,
 };
 
@@ -82,22 +85,55 @@ impl Engine for Remote {
     fn read_stream(
         &self,
         stream: String,
-        from_revision: u64,
+        from: Option<u64>,
+        direction: Direction,
         limit: usize,
     ) -> BoxStream<'static, Result<Recorded, LogError>> {
-        let what = What::Stream { stream, next: from_revision, left: limit };
+        if direction == Direction::Backward {
+            return stream::once(async { Err(unsupported()) }).boxed();
+        }
+        let what = What::Stream { stream, next: from.unwrap_or(0), left: limit };
         Reading::new(self.client.clone(), what).run()
     }
 
     fn read_all(
         &self,
-        from_position: u64,
-        prefixes: Vec<String>,
+        from: Option<u64>,
+        direction: Direction,
+        filter: Filter,
         follow: bool,
     ) -> BoxStream<'static, Result<Recorded, LogError>> {
+        if direction == Direction::Backward || !filter.event_types.is_empty() {
+            return stream::once(async { Err(unsupported()) }).boxed();
+        }
         let end = if follow { End::Never } else { End::AsOfNow };
-        let what = What::All { next: from_position, prefixes, end };
+        let what = What::All { next: from.unwrap_or(0), prefixes: filter.streams, end };
         Reading::new(self.client.clone(), what).run()
+    }
+
+    fn stream_metadata(
+        &self,
+        _: String,
+    ) -> BoxFuture<'static, Result<(StreamMetadata, Option<u64>), LogError>> {
+        Box::pin(async { Err(unsupported()) })
+    }
+
+    fn set_stream_metadata(
+        &self,
+        _: String,
+        _: Expected,
+        _: StreamMetadata,
+        _: EventId,
+    ) -> BoxFuture<'static, Result<Appended, AppendError>> {
+        Box::pin(async { Err(unsupported().into()) })
+    }
+
+    fn delete(&self, _: String, _: Expected) -> BoxFuture<'static, Result<(), AppendError>> {
+        Box::pin(async { Err(unsupported().into()) })
+    }
+
+    fn tombstone(&self, _: String, _: Expected) -> BoxFuture<'static, Result<(), AppendError>> {
+        Box::pin(async { Err(unsupported().into()) })
     }
 
     fn next_position(&self) -> BoxFuture<'static, Result<u64, LogError>> {
@@ -113,6 +149,10 @@ impl Engine for Remote {
         }
         .boxed()
     }
+}
+
+fn unsupported() -> LogError {
+    LogError::Invalid("this does not go over this protocol yet".into())
 }
 
 /// An append without an answer.
@@ -166,7 +206,10 @@ impl Appender {
 
     /// After a call broke: gives up what there is no hope or no time for.
     async fn get_over(&mut self, status: &Status) {
-        if matches!(status.code(), Code::InvalidArgument | Code::DataLoss) {
+        if matches!(
+            status.code(),
+            Code::InvalidArgument | Code::DataLoss | Code::FailedPrecondition
+        ) {
             // The first one is to blame, since answers come in order; the rest is sent again.
             self.give_up(1, status);
         } else if self.trouble.wait(status, None).await.is_err() {
@@ -264,6 +307,7 @@ fn is_final(status: &Status) -> bool {
         status.code(),
         Code::InvalidArgument
             | Code::DataLoss
+            | Code::FailedPrecondition
             | Code::PermissionDenied
             | Code::Unauthenticated
             | Code::Unimplemented
@@ -273,7 +317,7 @@ fn is_final(status: &Status) -> bool {
 fn error_of(status: &Status) -> LogError {
     let message = status.message().to_owned();
     match status.code() {
-        Code::InvalidArgument => LogError::Invalid(message),
+        Code::InvalidArgument | Code::FailedPrecondition => LogError::Invalid(message),
         Code::DataLoss => LogError::Corrupt(message),
         code => LogError::Unavailable(format!("{message} ({code:?})")),
     }

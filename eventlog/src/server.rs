@@ -132,6 +132,9 @@ fn answer_to(answer: Result<Appended, AppendError>) -> Result<AppendResponse, St
         Err(AppendError::Conflict { current, .. }) => {
             append_response::Result::Conflict(Conflict { revision: current })
         }
+        Err(error @ AppendError::Deleted { .. }) => {
+            return Err(Status::failed_precondition(error.to_string()));
+        }
         Err(AppendError::Log(error)) => return Err(error.into()),
     };
     Ok(AppendResponse { result: Some(result) })

@@ -98,6 +98,7 @@ impl From<LogError> for Status {
         let message = error.to_string();
         match error {
             LogError::Invalid(_) => Self::invalid_argument(message),
+            LogError::Deleted { .. } => Self::failed_precondition(message),
             LogError::Corrupt(_) => Self::data_loss(message),
             LogError::Stopped(_) | LogError::Unavailable(_) => Self::unavailable(message),
         }

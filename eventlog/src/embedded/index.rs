@@ -9,12 +9,14 @@ use std::{
 use ids::EventId;
 
 use super::segment::Segment;
+use crate::retention::{Standing, Standings};
 
 /// What readers see: durable events only.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     segments: Vec<Part>,
     streams: HashMap<Box<str>, Vec<u64>>,
+    standings: Standings,
     next_position: u64,
 }
 
@@ -57,6 +59,17 @@ impl Index {
         let part = self.segments.last_mut().expect("events come after their segment");
         part.offsets.extend_from_slice(offsets);
         part.end = end;
+    }
+
+    /// Takes what an event says about a stream, before the event itself.
+    pub(super) fn note(&mut self, stream: &str, event_type: &str, revision: u64, data: &[u8]) {
+        let streams = &self.streams;
+        let length_of = |name: &str| streams.get(name).map_or(0, Vec::len) as u64;
+        self.standings.note(stream, event_type, revision, data, length_of);
+    }
+
+    pub(super) fn standing(&self, stream: &str) -> Standing {
+        self.standings.standing(stream, self.length(stream))
     }
 
     /// How many events the stream has.

@@ -12,12 +12,18 @@ use super::{
     Shared, format,
     index::{Index, Span},
 };
-use crate::{event::Recorded, log::LogError};
+use crate::{
+    event::Recorded,
+    filter::{Direction, Filter},
+    log::LogError,
+};
 
 /// About how many bytes are read at once.
 const CHUNK: usize = 1 << 20;
 /// Most events of one stream that are read at once.
 const EVENTS: usize = 256;
+/// Events that are read at once when going back.
+const BACK: u64 = 32;
 /// Reads of what lies this near the end are answered by the page cache, and need no other thread.
 const HOT: usize = 64 << 10;
 
@@ -27,37 +33,98 @@ type Chunk = Result<vec::IntoIter<Recorded>, LogError>;
 pub(super) fn all(
     shared: Arc<Shared>,
     from: u64,
-    prefixes: Vec<String>,
+    filter: Filter,
     follow: bool,
 ) -> impl Stream<Item = Result<Recorded, LogError>> {
     let durable = shared.durable.clone();
     let end = if follow { u64::MAX } else { *durable.borrow() };
-    let all = All { shared, durable, at: from, end, prefixes: prefixes.into() };
+    let all = All { shared, durable, at: from, end, filter: Arc::new(filter) };
     flatten(stream::try_unfold(all, |mut all| async move {
         Ok(all.chunk().await?.map(|chunk| (chunk, all)))
     }))
 }
 
-/// Events of one stream from a revision on.
+/// Events of the whole log from a position back.
+pub(super) fn all_backward(
+    shared: Arc<Shared>,
+    from: Option<u64>,
+    filter: Filter,
+) -> impl Stream<Item = Result<Recorded, LogError>> {
+    let next = *shared.durable.borrow();
+    let end = from.map_or(next, |from| from.saturating_add(1).min(next));
+    let filter = Arc::new(filter);
+    flatten(stream::try_unfold(end, move |end| {
+        let (shared, filter) = (Arc::clone(&shared), Arc::clone(&filter));
+        async move {
+            if end == 0 {
+                return Ok(None);
+            }
+            let start = end.saturating_sub(BACK);
+            let mut spans = Vec::new();
+            let mut at = start;
+            while at < end
+                && let Some(span) = shared.index().span(at, end, CHUNK)
+            {
+                at += span.events;
+                spans.push(span);
+            }
+            Ok(Some((reversed(read(spans, filter).await?), start)))
+        }
+    }))
+}
+
+/// Events of one stream from a revision on, or back.
 pub(super) fn stream(
     shared: Arc<Shared>,
     stream: String,
-    from: u64,
+    from: Option<u64>,
+    direction: Direction,
     limit: usize,
 ) -> impl Stream<Item = Result<Recorded, LogError>> {
     let length = shared.index().length(&stream);
-    let end = from.saturating_add(limit as u64).min(length);
-    flatten(stream::try_unfold(from, move |at| {
+    let range = match direction {
+        Direction::Forward => {
+            let from = from.unwrap_or(0);
+            from..from.saturating_add(limit as u64).min(length)
+        }
+        Direction::Backward => {
+            let end = from.map_or(length, |from| from.saturating_add(1).min(length));
+            end.saturating_sub(limit as u64)..end
+        }
+    };
+    flatten(stream::try_unfold(range, move |range| {
         let (shared, stream) = (Arc::clone(&shared), stream.clone());
         async move {
-            if at >= end {
+            if range.is_empty() {
                 return Ok(None);
             }
-            let (spans, events) = spans_of(&shared.index(), &stream, at, end);
-            let chunk = read(spans, [].into()).await?;
-            Ok(Some((chunk, at + events)))
+            match direction {
+                Direction::Forward => {
+                    let (spans, events) =
+                        spans_of(&shared.index(), &stream, range.start, range.end);
+                    let chunk = read(spans, Arc::default()).await?;
+                    Ok(Some((chunk, range.start + events..range.end)))
+                }
+                Direction::Backward => {
+                    let start = range.start.max(range.end.saturating_sub(BACK));
+                    let (mut spans, mut at) = (Vec::new(), start);
+                    while at < range.end {
+                        let (more, events) = spans_of(&shared.index(), &stream, at, range.end);
+                        spans.extend(more);
+                        at += events;
+                    }
+                    let chunk = reversed(read(spans, Arc::default()).await?);
+                    Ok(Some((chunk, range.start..start)))
+                }
+            }
         }
     }))
+}
+
+fn reversed(chunk: vec::IntoIter<Recorded>) -> vec::IntoIter<Recorded> {
+    let mut events: Vec<_> = chunk.collect();
+    events.reverse();
+    events.into_iter()
 }
 
 fn flatten(chunks: impl Stream<Item = Chunk>) -> impl Stream<Item = Result<Recorded, LogError>> {
@@ -70,7 +137,7 @@ struct All {
     at: u64,
     /// The first position that is not wanted.
     end: u64,
-    prefixes: Arc<[String]>,
+    filter: Arc<Filter>,
 }
 
 impl All {
@@ -87,9 +154,9 @@ impl All {
         self.at += span.events;
         let hot = span.length <= HOT && self.at == *self.durable.borrow();
         let chunk = if hot {
-            decode(&[span], &self.prefixes)?
+            decode(&[span], &self.filter)?
         } else {
-            read(vec![span], Arc::clone(&self.prefixes)).await?
+            read(vec![span], Arc::clone(&self.filter)).await?
         };
         Ok(Some(chunk))
     }
@@ -116,13 +183,13 @@ fn spans_of(index: &Index, stream: &str, from: u64, to: u64) -> (Vec<Span>, u64)
 }
 
 /// Reads and decodes on a thread that may wait for the disk.
-async fn read(spans: Vec<Span>, prefixes: Arc<[String]>) -> Chunk {
-    task::spawn_blocking(move || decode(&spans, &prefixes))
+async fn read(spans: Vec<Span>, filter: Arc<Filter>) -> Chunk {
+    task::spawn_blocking(move || decode(&spans, &filter))
         .await
         .unwrap_or_else(|error| Err(LogError::Stopped(format!("a read did not finish: {error}"))))
 }
 
-fn decode(spans: &[Span], prefixes: &[String]) -> Chunk {
+fn decode(spans: &[Span], filter: &Filter) -> Chunk {
     let mut events = Vec::new();
     let mut bytes = Vec::new();
     for span in spans {
@@ -136,8 +203,7 @@ fn decode(spans: &[Span], prefixes: &[String]) -> Chunk {
         while at < bytes.len() {
             let record = format::decode(&bytes[at..], span.segment.header.salt)
                 .ok_or_else(|| corrupt(span, at))?;
-            let wanted = prefixes.is_empty()
-                || prefixes.iter().any(|prefix| record.content.stream.starts_with(prefix));
+            let wanted = filter.matches(record.content.stream, record.content.event_type);
             at += record.length;
             if wanted {
                 events.push(record.to_recorded());

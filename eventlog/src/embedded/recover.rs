@@ -19,6 +19,7 @@ use super::{
     index::{Index, RecentIds},
     segment::{Segment, sync_dir},
 };
+use crate::retention::Standings;
 
 /// The smallest piece that a disk writes as a whole.
 const SECTOR: u64 = 512;
@@ -142,6 +143,9 @@ fn load(
             let why = format!("event {} stands where event {position} belongs", content.position);
             return Err(OpenError::damaged(&segment.path, at, why));
         }
+        if Standings::concerns(content.stream, content.event_type) {
+            batch.notes.push((content.event_type.to_owned(), revision, content.data.to_vec()));
+        }
         batch.offsets.push(at as u32);
         batch.ids.push(content.id);
         batch.left = content.left;
@@ -156,6 +160,9 @@ fn load(
                 .drain(..)
                 .zip(index.next_position()..)
                 .for_each(|(id, at)| recent.push(id, at));
+            for (event_type, revision, data) in batch.notes.drain(..) {
+                index.note(&batch.stream, &event_type, revision, &data);
+            }
             index.push(&batch.stream, &batch.offsets, end as u32);
             batch.offsets.clear();
         }
@@ -178,6 +185,8 @@ struct Batch {
     stream: String,
     offsets: Vec<u32>,
     ids: Vec<ids::EventId>,
+    /// What says something about a stream: type, revision, data.
+    notes: Vec<(String, u64, Vec<u8>)>,
     left: u16,
 }
 

@@ -14,7 +14,7 @@ use super::{
     segment::Segment,
     *,
 };
-use crate::{Expected, Log, Metadata};
+use crate::{Expected, Log, Metadata, NewEvent, store::Stored};
 
 const SALT: u32 = 0x5a17_0001;
 const SECTOR: usize = 512;
@@ -286,7 +286,7 @@ async fn a_failed_write_stops_the_log_for_good() {
     let mut recovered = recover(dir).unwrap();
     recovered.tail.segment = Arc::new(Segment::open(folder.file(), false).unwrap());
     let engine = Embedded::start(dir, lock(dir).unwrap(), recovered, clock(), Options::default());
-    let log = Log::new(engine.unwrap());
+    let log = Log::new(Stored::new(engine.unwrap(), clock()));
     let mut subscription = log.subscribe(0, &[]);
     let waiting: Vec<_> =
         (2..10).map(|number| log.append("run-1", Expected::Any, vec![new(number)])).collect();

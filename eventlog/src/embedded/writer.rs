@@ -26,6 +26,8 @@ use crate::{
     Clock,
     event::{Expected, NewEvent},
     log::{AppendError, Appended},
+    retention::{Standing, Standings},
+    store::Append,
 };
 
 /// No more than about this goes into one write.
@@ -34,9 +36,7 @@ const WRITE: usize = 8 << 20;
 pub(super) type Reply = oneshot::Sender<Result<Appended, AppendError>>;
 
 pub(super) struct Request {
-    pub(super) stream: String,
-    pub(super) expected: Expected,
-    pub(super) events: Vec<NewEvent>,
+    pub(super) append: Append,
     pub(super) reply: Reply,
 }
 
@@ -71,6 +71,8 @@ struct Staged {
 
 struct StagedBatch {
     stream: String,
+    /// What says something about a stream, and its revision.
+    notes: Vec<(u64, NewEvent)>,
     /// Its part of `offsets`.
     records: Range<usize>,
     end: u32,
@@ -127,28 +129,40 @@ impl Writer {
 
     /// Decides one append, and puts it into the next write.
     fn stage(&mut self, request: Request) -> io::Result<()> {
-        let Request { stream, expected, events, reply } = request;
-        if let Some(first_answer) = self.answer_to_retry(&stream, expected, &events)? {
-            self.staged.answers.push((reply, Ok(first_answer)));
-            return Ok(());
+        let Request { append, reply } = request;
+        let is_noted = |event: &NewEvent| Standings::concerns(&append.stream, &event.event_type);
+        let noted = append.events.iter().any(is_noted);
+        if noted {
+            // What it changes is looked up where it is durable.
+            self.commit()?;
         }
-        let length = self.length(&stream);
-        let current = length.checked_sub(1);
-        let answer = if expected.is_met_by(current) {
-            Ok(self.put(stream, length, &events))
-        } else {
-            Err(AppendError::Conflict { stream, expected, current })
-        };
+        let answer = self.decide(append)?;
         self.staged.answers.push((reply, answer));
-        Ok(())
+        if noted { self.commit() } else { Ok(()) }
     }
 
-    fn length(&self, stream: &str) -> u64 {
-        let staged = self.staged.lengths.get(stream).copied();
-        staged.unwrap_or_else(|| self.shared.index().length(stream))
+    fn decide(&mut self, append: Append) -> io::Result<Result<Appended, AppendError>> {
+        let Append { stream, expected, events, guard } = append;
+        let standing = self.standing(&stream);
+        if let Some(first_answer) = self.answer_to_retry(&stream, &standing, expected, &events)? {
+            return Ok(Ok(first_answer));
+        }
+        let guarded = guard.map_or(Ok(()), |(guarded, expected)| {
+            self.standing(&guarded).check(&guarded, expected)
+        });
+        Ok(match guarded.and_then(|()| standing.check(&stream, expected)) {
+            Ok(()) => Ok(self.put(stream, standing.next_revision, events)),
+            Err(error) => Err(error),
+        })
     }
 
-    fn put(&mut self, stream: String, length: u64, events: &[NewEvent]) -> Appended {
+    fn standing(&self, stream: &str) -> Standing {
+        let standing = self.shared.index().standing(stream);
+        let next_revision = self.staged.lengths.get(stream).copied();
+        Standing { next_revision: next_revision.unwrap_or(standing.next_revision), ..standing }
+    }
+
+    fn put(&mut self, stream: String, length: u64, events: Vec<NewEvent>) -> Appended {
         let recorded_at = self.clock.now().as_millis();
         let staged = &mut self.staged;
         let first = staged.offsets.len();
@@ -171,8 +185,11 @@ impl Writer {
         }
         let after = length + events.len() as u64;
         staged.lengths.insert(stream.clone(), after);
+        let is_noted = |event: &NewEvent| Standings::concerns(&stream, &event.event_type);
+        let notes = (length..).zip(events).filter(|(_, event)| is_noted(event)).collect();
         staged.batches.push(StagedBatch {
             stream,
+            notes,
             records: first..staged.offsets.len(),
             end: self.end + staged.bytes.len() as u32,
         });
@@ -183,34 +200,32 @@ impl Writer {
     fn answer_to_retry(
         &mut self,
         stream: &str,
+        standing: &Standing,
         expected: Expected,
         events: &[NewEvent],
     ) -> io::Result<Option<Appended>> {
-        let first = match expected {
-            Expected::None => 0,
-            Expected::Revision(revision) => match revision.checked_add(1) {
-                Some(first) => first,
-                None => return Ok(None),
-            },
-            Expected::Any | Expected::Exists => {
-                let Some(position) = self.recent.position(events[0].id) else { return Ok(None) };
-                if position >= self.shared.index().next_position() {
-                    self.commit()?;
-                }
-                let Some(first) = self.shared.index().revision(stream, position) else {
-                    return Ok(None);
-                };
-                first
+        let mut firsts = standing.places_of_retry(expected);
+        if matches!(expected, Expected::Any | Expected::Exists)
+            && let Some(position) = self.recent.position(events[0].id)
+        {
+            if position >= self.shared.index().next_position() {
+                self.commit()?;
             }
-        };
-        if self.length(stream) < first.saturating_add(events.len() as u64) {
-            return Ok(None);
+            firsts[0] = self.shared.index().revision(stream, position);
         }
-        if self.staged.lengths.contains_key(stream) {
-            // What it may repeat must be in the file to be compared.
-            self.commit()?;
+        for first in firsts.into_iter().flatten() {
+            if standing.next_revision < first.saturating_add(events.len() as u64) {
+                continue;
+            }
+            if self.staged.lengths.contains_key(stream) {
+                // What it may repeat must be in the file to be compared.
+                self.commit()?;
+            }
+            if let Some(first_answer) = self.compare(stream, first, events)? {
+                return Ok(Some(first_answer));
+            }
         }
-        self.compare(stream, first, events)
+        Ok(None)
     }
 
     /// Whether the stream holds these very events from a revision on.
@@ -258,6 +273,9 @@ impl Writer {
         self.end = end as u32;
         let mut index = self.shared.index.write().unwrap_or_else(PoisonError::into_inner);
         for batch in &staged.batches {
+            for (revision, event) in &batch.notes {
+                index.note(&batch.stream, &event.event_type, *revision, &event.data);
+            }
             index.push(&batch.stream, &staged.offsets[batch.records.clone()], batch.end);
         }
         drop(index);

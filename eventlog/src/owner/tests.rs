@@ -13,7 +13,12 @@ use tokio::{sync::Semaphore, time::timeout};
 use uuid::Uuid;
 
 use super::*;
-use crate::{Appended, Clock, Expected, Metadata, NewEvent, log::Engine, memory::Memory};
+use crate::{
+    Appended, Clock, Direction, Expected, Filter, Metadata, NewEvent,
+    memory::Memory,
+    retention::Standing,
+    store::{Append, Store, Stored},
+};
 
 /// Says which account gets how much; one account takes 100 at most.
 #[derive(Clone, Debug)]
@@ -132,15 +137,9 @@ struct Slow {
     permits: Arc<Semaphore>,
 }
 
-impl Engine for Slow {
-    fn append(
-        &self,
-        stream: String,
-        expected: Expected,
-        events: Vec<NewEvent>,
-    ) -> BoxFuture<'static, Result<Appended, AppendError>> {
-        let (answer, permits) =
-            (self.memory.append(stream, expected, events), Arc::clone(&self.permits));
+impl Store for Slow {
+    fn append(&self, append: Append) -> BoxFuture<'static, Result<Appended, AppendError>> {
+        let (answer, permits) = (self.memory.append(append), Arc::clone(&self.permits));
         async move {
             let Ok(permit) = permits.acquire().await else {
                 return Err(LogError::Stopped("the disk is full".into()).into());
@@ -151,22 +150,28 @@ impl Engine for Slow {
         .boxed()
     }
 
+    fn standing(&self, stream: &str) -> Standing {
+        self.memory.standing(stream)
+    }
+
     fn read_stream(
         &self,
         stream: String,
-        from_revision: u64,
+        from: Option<u64>,
+        direction: Direction,
         limit: usize,
     ) -> BoxStream<'static, Result<Recorded, LogError>> {
-        self.memory.read_stream(stream, from_revision, limit)
+        self.memory.read_stream(stream, from, direction, limit)
     }
 
     fn read_all(
         &self,
-        from_position: u64,
-        prefixes: Vec<String>,
+        from: Option<u64>,
+        direction: Direction,
+        filter: Filter,
         follow: bool,
     ) -> BoxStream<'static, Result<Recorded, LogError>> {
-        self.memory.read_all(from_position, prefixes, follow)
+        self.memory.read_all(from, direction, filter, follow)
     }
 
     fn next_position(&self) -> BoxFuture<'static, Result<u64, LogError>> {
@@ -177,7 +182,7 @@ impl Engine for Slow {
 fn slow_log() -> (Log, Arc<Semaphore>) {
     let permits = Arc::new(Semaphore::new(0));
     let slow = Slow { memory: Memory::new(clock()), permits: Arc::clone(&permits) };
-    (Log::new(slow), permits)
+    (Log::new(Stored::new(slow, clock())), permits)
 }
 
 /// Lets the task do all that it can do without help.

@@ -1,58 +1,16 @@
 //! What every log does, whichever engine holds it.
 
-use std::{any::Any, collections::HashSet};
+use std::collections::HashSet;
 
 use bytestring::ByteString;
 use eventlog::{AppendError, Appended, Expected, Log, LogError, Metadata, Recorded};
 use futures::{StreamExt, future};
-use identity::Peer;
-use transport::Channel;
 
-use crate::{all, clock, event, events, fill, first, number, numbers, open_small, soon};
-
-/// A log, and what must live as long.
-struct Backend {
-    log: Log,
-    _keep: Box<dyn Any>,
-}
-
-fn memory() -> Backend {
-    Backend { log: Log::in_memory(clock()), _keep: Box::new(()) }
-}
-
-fn embedded() -> Backend {
-    let dir = tempfile::tempdir().unwrap();
-    Backend { log: Log::open(dir.path(), clock()).unwrap(), _keep: Box::new(dir) }
-}
-
-fn embedded_in_small_segments() -> Backend {
-    let dir = tempfile::tempdir().unwrap();
-    Backend { log: open_small(dir.path()), _keep: Box::new(dir) }
-}
-
-fn remote() -> Backend {
-    let served = embedded_in_small_segments();
-    let router = eventlog::server::router(served.log.clone());
-    let channel = Channel::local(router, Peer::Service("svc-test".into()));
-    Backend { log: Log::remote(channel), _keep: Box::new(served) }
-}
-
-macro_rules! contract {
-    ($backends:tt, [$($name:ident,)*]) => { contract!(@ $backends, $($name)*); };
-    (@ [$($backend:ident,)*], $($name:ident)*) => { contract!(@@ [$($backend)*] [$($name)*]); };
-    (@@ [$($backend:ident)*] $names:tt) => { $(contract!(@@@ $backend $names);)* };
-    (@@@ $backend:ident [$($name:ident)*]) => {
-        mod $backend {
-            $(
-                #[tokio::test]
-                async fn $name() {
-                    let backend = super::$backend();
-                    super::$name(&backend.log).await;
-                }
-            )*
-        }
-    };
-}
+use crate::{
+    all,
+    backends::{contract, embedded, embedded_in_small_segments, memory, remote},
+    clock, event, events, fill, first, number, numbers, soon,
+};
 
 contract!(
     [memory, embedded, embedded_in_small_segments, remote,],

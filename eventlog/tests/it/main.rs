@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod backends;
 mod contract;
 mod crash;
 mod damage;
 mod files;
 mod served;
+mod streams;
 
 use std::{future::Future, path::Path, time::Duration};
 
