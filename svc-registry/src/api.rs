@@ -1,5 +1,8 @@
 //! gRPC in: parses, mints ids, stamps the time, asks, and answers.
 
+mod certificates;
+mod join;
+
 use std::pin::Pin;
 
 use eventlog::{Clock, Origin, Stopped};
@@ -17,7 +20,7 @@ use uuid::Uuid;
 
 use crate::{
     config::Config,
-    domain::{Command, Description, Event, Generation, Registration, Rejection},
+    domain::{Command, Description, Event, Generation, Registration, Rejection, token},
     limits::{self, InvalidField},
     presence::{Attachment, Presence},
     service::Owner,
@@ -107,6 +110,12 @@ impl Registry for Api {
         request: Request<wire::RegisterWorkerRequest>,
     ) -> Result<Response<wire::RegisterWorkerResponse>, Status> {
         let request = request.into_inner();
+        if !self.config.registration_secret {
+            return Err(Status::permission_denied(
+                "this server takes no registration secret: ask for a join token \
+                 (`gaia worker token create`)",
+            ));
+        }
         let secret = self.check_secret(&request.secret).await?;
         #[expect(clippy::disallowed_methods, reason = "workers get their ids here")]
         let worker = WorkerId::from_uuid(Uuid::now_v7());
@@ -223,6 +232,71 @@ impl Registry for Api {
         self.ask(command, request.into_inner().caller).await?;
         Ok(Response::new(wire::RegistrationSecret { secret }))
     }
+
+    async fn create_join_token(
+        &self,
+        request: Request<wire::CreateJoinTokenRequest>,
+    ) -> Result<Response<wire::CreateJoinTokenResponse>, Status> {
+        self.create_token(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_join_tokens(
+        &self,
+        _: Request<wire::ListJoinTokensRequest>,
+    ) -> Result<Response<wire::ListJoinTokensResponse>, Status> {
+        self.tokens().await.map(Response::new)
+    }
+
+    async fn revoke_join_token(
+        &self,
+        request: Request<wire::RevokeJoinTokenRequest>,
+    ) -> Result<Response<wire::JoinToken>, Status> {
+        self.revoke_token(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn join_worker(
+        &self,
+        request: Request<wire::JoinWorkerRequest>,
+    ) -> Result<Response<wire::Certified>, Status> {
+        self.join(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn renew_certificate(
+        &self,
+        request: Request<wire::RenewCertificateRequest>,
+    ) -> Result<Response<wire::Certified>, Status> {
+        self.renew(request).await.map(Response::new)
+    }
+
+    async fn list_certificates(
+        &self,
+        _: Request<wire::ListCertificatesRequest>,
+    ) -> Result<Response<wire::ListCertificatesResponse>, Status> {
+        self.certificates().await.map(Response::new)
+    }
+
+    async fn revoke_certificates(
+        &self,
+        request: Request<wire::RevokeCertificatesRequest>,
+    ) -> Result<Response<wire::ListCertificatesResponse>, Status> {
+        self.revoke(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn roll_over_ca(
+        &self,
+        request: Request<wire::RollOverCaRequest>,
+    ) -> Result<Response<wire::RollOverCaResponse>, Status> {
+        self.roll_over(request.into_inner()).await.map(Response::new)
+    }
+
+    type WatchTrustStream = Pin<Box<dyn Stream<Item = Result<wire::Trust, Status>> + Send>>;
+
+    async fn watch_trust(
+        &self,
+        _: Request<wire::WatchTrustRequest>,
+    ) -> Result<Response<Self::WatchTrustStream>, Status> {
+        Ok(Response::new(self.trust()))
+    }
 }
 
 /// What an attached worker is told. Dropping it ends the attachment.
@@ -325,9 +399,15 @@ impl From<Rejection> for Status {
     fn from(rejection: Rejection) -> Self {
         let message = rejection.to_string();
         match rejection {
-            Rejection::UnknownWorker(_) => Self::not_found(message),
+            Rejection::UnknownWorker(_) | Rejection::Certificate(_) => Self::not_found(message),
             Rejection::WorkerExists(_) => Self::already_exists(message),
             Rejection::WrongSecret => Self::permission_denied(message),
+            Rejection::Token(refusal) => match refusal {
+                token::Refusal::NoSuchToken(_) => Self::not_found(message),
+                token::Refusal::AtTheSameTime => Self::aborted(message),
+                token::Refusal::TooMany => Self::resource_exhausted(message),
+                _ => Self::permission_denied(message),
+            },
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Events to and from their stored form.
 //!
 //! Each event has a stream of its worker, `worker-<id>`; the registration secret has the stream
-//! `registration`.
+//! `registration`; what is in `trust` names its streams there.
+
+mod trust;
 
 use eventlog::{
     DecodeError, Recorded,
@@ -14,7 +16,8 @@ use proto::registry::events::v1 as stored;
 use crate::domain::{Description, Event, Registration};
 
 /// Streams that this service alone writes, by prefix.
-pub(crate) const OWNS: &[&str] = &["worker-", "registration"];
+pub(crate) const OWNS: &[&str] =
+    &["worker-", "registration", "jointoken-", "certificate-", "authority"];
 
 pub(crate) fn stream(event: &Event) -> String {
     match event {
@@ -26,6 +29,8 @@ pub(crate) fn stream(event: &Event) -> String {
         | Event::WorkerReturned { worker, .. }
         | Event::WorkerDeregistered { worker, .. } => format!("worker-{worker}"),
         Event::RegistrationSecretReset { .. } => "registration".into(),
+        Event::Token(event) => trust::token_stream(event),
+        Event::Certificate(event) => trust::certificate_stream(event),
     }
 }
 
@@ -70,6 +75,8 @@ pub(crate) fn encode(event: &Event) -> Encoded {
             "RegistrationSecretReset",
             &stored::RegistrationSecretReset { sealed: sealed.clone().into(), at: at.0 },
         ),
+        Event::Token(event) => trust::encode_token(event),
+        Event::Certificate(event) => trust::encode_certificate(event),
     }
 }
 
@@ -120,7 +127,7 @@ fn event(event_type: &str, data: &[u8]) -> Result<Option<Event>, String> {
             let stored::RegistrationSecretReset { sealed, at } = message(data)?;
             Event::RegistrationSecretReset { sealed: sealed.into(), at: Timestamp(at) }
         }
-        _ => return Ok(None),
+        _ => return trust::decode(event_type, data),
     }))
 }
 

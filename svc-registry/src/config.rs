@@ -10,13 +10,26 @@ use serde::Deserialize;
 pub struct Config {
     /// How long a worker may be away before it counts as lost, in milliseconds.
     pub grace_ms: u64,
-    /// How long the certificate of a new worker is valid, in days.
+    /// How long the certificate of a worker is valid that joined by a token and renews it by itself,
+    /// in seconds.
+    pub certificate_seconds: u64,
+    /// The same for a worker that registered with the secret, as Gaia's agents do: they cannot renew it.
     pub worker_certificate_days: u32,
+    /// The same for a service of the house, which renews it by itself, in seconds.
+    pub service_certificate_seconds: u64,
+    /// Whether workers may register with the secret, Gaia's way.
+    pub registration_secret: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { grace_ms: 10_000, worker_certificate_days: 90 }
+        Self {
+            grace_ms: 10_000,
+            certificate_seconds: 24 * 3_600,
+            worker_certificate_days: 90,
+            service_certificate_seconds: 90 * 24 * 3_600,
+            registration_secret: true,
+        }
     }
 }
 
@@ -27,5 +40,19 @@ impl Config {
 
     pub(crate) fn worker_certificate_valid(&self) -> Duration {
         Duration::from_hours(24 * u64::from(self.worker_certificate_days))
+    }
+
+    pub(crate) fn certificate_valid(&self) -> Duration {
+        Duration::from_secs(self.certificate_seconds)
+    }
+
+    pub(crate) fn service_certificate_valid(&self) -> Duration {
+        Duration::from_secs(self.service_certificate_seconds)
+    }
+
+    /// After this time, whatever was signed before it has expired.
+    pub(crate) fn longest_valid(&self) -> Duration {
+        let joined = self.certificate_valid().max(self.service_certificate_valid());
+        joined.max(self.worker_certificate_valid())
     }
 }

@@ -14,7 +14,7 @@
 //! Invariants:
 //! - A deregistered worker never changes again.
 //! - What a worker says of itself is stored only when it differs from what is known.
-//! - A registration is accepted only with the newest registration secret.
+//! - A registration is accepted only with the newest registration secret, or a join token (`token`).
 //! - This module does no IO, reads no clock, and draws no random numbers.
 
 use std::collections::BTreeMap;
@@ -22,8 +22,10 @@ use std::collections::BTreeMap;
 use eventlog::Fold;
 use ids::{Timestamp, WorkerId};
 
+pub mod certificate;
 #[cfg(test)]
 mod tests;
+pub mod token;
 
 /// A wish. It can be refused.
 #[derive(Clone, Debug)]
@@ -67,6 +69,8 @@ pub enum Command {
         sealed: Vec<u8>,
         at: Timestamp,
     },
+    Token(token::Command),
+    Certificate(certificate::Command),
 }
 
 /// A fact, stored for ever.
@@ -80,6 +84,8 @@ pub enum Event {
     WorkerReturned { worker: WorkerId, at: Timestamp },
     WorkerDeregistered { worker: WorkerId, note: String, at: Timestamp },
     RegistrationSecretReset { sealed: Vec<u8>, at: Timestamp },
+    Token(token::Event),
+    Certificate(certificate::Event),
 }
 
 /// Why a command was refused.
@@ -93,6 +99,10 @@ pub enum Rejection {
         "the registration secret is wrong, or was reset; ask the administrator for the new one"
     )]
     WrongSecret,
+    #[error(transparent)]
+    Token(#[from] token::Refusal),
+    #[error(transparent)]
+    Certificate(#[from] certificate::Refusal),
 }
 
 /// Who a new worker is.
@@ -130,6 +140,8 @@ pub struct State {
     workers: BTreeMap<WorkerId, Worker>,
     secret: Vec<u8>,
     generation: Generation,
+    pub tokens: token::Tokens,
+    pub certificates: certificate::Certificates,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,6 +191,8 @@ pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> 
         Command::ResetRegistrationSecret { sealed, at } => {
             Ok(vec![Event::RegistrationSecretReset { sealed, at }])
         }
+        Command::Token(command) => token::decide(state, command),
+        Command::Certificate(command) => certificate::decide(state, command),
     }
 }
 
@@ -236,6 +250,7 @@ impl Fold for State {
     fn evolve(&mut self, event: &Event) {
         match event {
             Event::WorkerRegistered { registration, at } => {
+                self.certificates.add(&certificate::of(registration), *at);
                 self.workers.insert(registration.worker, Worker::new(registration, *at));
             }
             Event::WorkerReported { worker, description, at } => self.change(*worker, |known| {
@@ -258,10 +273,18 @@ impl Fold for State {
             }),
             Event::WorkerDeregistered { worker, .. } => {
                 self.change(*worker, |known| known.deregistered = true);
+                self.certificates.revision += 1;
             }
             Event::RegistrationSecretReset { sealed, .. } => {
                 self.secret.clone_from(sealed);
                 self.generation.0 += 1;
+            }
+            Event::Token(event) => self.tokens.evolve(event),
+            Event::Certificate(event) => {
+                self.certificates.evolve(event);
+                if let certificate::Event::CertificateIssued { certificate, .. } = event {
+                    self.certify(certificate);
+                }
             }
         }
     }
@@ -282,6 +305,15 @@ impl State {
     /// The registration secret, sealed, and its generation.
     pub(crate) fn secret(&self) -> (&[u8], Generation) {
         (&self.secret, self.generation)
+    }
+
+    fn certify(&mut self, issue: &certificate::Issue) {
+        if let certificate::Subject::Worker(worker) = issue.subject {
+            self.change(worker, |known| {
+                known.certificate_serial.clone_from(&issue.serial);
+                known.certificate_expires_at = issue.expires_at;
+            });
+        }
     }
 
     fn change(&mut self, worker: WorkerId, change: impl FnOnce(&mut Worker)) {

@@ -1,5 +1,9 @@
 //! What texts may come in. An event can never be refused for its size, since nothing longer passes.
 
+use std::time::Duration;
+
+use crate::domain::token::Network;
+
 /// A field that is not what it should be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{field}` {why}")]
@@ -66,6 +70,43 @@ pub(crate) fn slots(slots: i32) -> Result<u32, InvalidField> {
     u32::try_from(slots).ok().filter(|&slots| slots <= SLOTS).ok_or_else(|| {
         InvalidField::new("slots", format!("is {slots}; it should be between 0 and {SLOTS}"))
     })
+}
+
+/// The networks that a token is good for.
+pub(crate) fn networks(texts: &[String]) -> Result<Vec<Network>, InvalidField> {
+    const NETWORKS: usize = 64;
+    let wrong = |why: String| InvalidField::new("networks", why);
+    if texts.len() > NETWORKS {
+        return Err(wrong(format!("has {} entries; at most {NETWORKS} are allowed", texts.len())));
+    }
+    let network = |text: &String| {
+        let shown: String = text.chars().take(60).collect();
+        text.trim().parse().map_err(|error| wrong(format!("`{}` {error}", shown.escape_debug())))
+    };
+    texts.iter().map(network).collect()
+}
+
+/// How often a token may be used.
+pub(crate) fn uses(uses: u32) -> Result<u32, InvalidField> {
+    const USES: u32 = 10_000;
+    match uses {
+        0 => Ok(1),
+        1..=USES => Ok(uses),
+        _ => {
+            Err(InvalidField::new("uses", format!("is {uses}; it should be between 1 and {USES}")))
+        }
+    }
+}
+
+/// How long a token is valid.
+pub(crate) fn lifetime(ms: u64) -> Result<Duration, InvalidField> {
+    const LONGEST: Duration = Duration::from_hours(30 * 24);
+    let lifetime = if ms == 0 { Duration::from_hours(1) } else { Duration::from_millis(ms) };
+    if lifetime > LONGEST {
+        let why = "is longer than 30 days; a token that lies around for longer is a risk";
+        return Err(InvalidField::new("valid_ms", why.into()));
+    }
+    Ok(lifetime)
 }
 
 impl InvalidField {

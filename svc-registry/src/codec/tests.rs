@@ -3,7 +3,13 @@
 use schema::golden::{Golden, recorded};
 use uuid::Uuid;
 
+use ids::{Digest, JoinTokenId};
+
 use super::*;
+use crate::domain::{
+    certificate::{self, Issue, Subject},
+    token::{self, Terms},
+};
 
 /// What each line of `golden.txt` stands for.
 fn events() -> Vec<Event> {
@@ -38,6 +44,45 @@ fn events() -> Vec<Event> {
         Event::WorkerReturned { worker, at },
         Event::WorkerDeregistered { worker, note: "n".into(), at },
         Event::RegistrationSecretReset { sealed: vec![1, 2, 255], at },
+    ]
+    .into_iter()
+    .chain(tokens(worker, at))
+    .chain(certificates(worker, at))
+    .collect()
+}
+
+fn tokens(worker: WorkerId, at: Timestamp) -> [Event; 3] {
+    let token = JoinTokenId::from_uuid(Uuid::from_u128(8));
+    let terms = Terms {
+        secret_hash: Digest::from_bytes([1; 32]),
+        name: "w".into(),
+        tags: vec!["go".into()],
+        uses: 1,
+        networks: vec!["10.0.0.0/8".parse().unwrap(), "fd00::7".parse().unwrap()],
+        expires_at: Timestamp(400),
+        primary: true,
+    };
+    let key = Digest::from_bytes([2; 32]);
+    [
+        token::Event::TokenCreated { token, terms, at }.into(),
+        token::Event::TokenRedeemed { token, worker, key, at }.into(),
+        token::Event::TokenRevoked { token, note: "n".into(), at }.into(),
+    ]
+}
+
+fn certificates(worker: WorkerId, at: Timestamp) -> [Event; 4] {
+    let issued = |subject| {
+        let issue = Issue { serial: "5a".into(), subject, expires_at: Timestamp(400) };
+        certificate::Event::CertificateIssued { certificate: issue, at }.into()
+    };
+    let fingerprint = Digest::from_bytes([3; 32]);
+    let (overlap_until, note) = (Timestamp(500), "n".to_owned());
+    [
+        issued(Subject::Worker(worker)),
+        issued(Subject::Service("svc-logs".into())),
+        certificate::Event::CertificateRevoked { serial: "5a".into(), note: note.clone(), at }
+            .into(),
+        certificate::Event::CaRolledOver { fingerprint, overlap_until, note, at }.into(),
     ]
 }
 

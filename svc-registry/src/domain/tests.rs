@@ -7,6 +7,8 @@ use uuid::Uuid;
 
 use super::*;
 
+mod trust;
+
 const AT: Timestamp = Timestamp(1_000);
 const LATER: Timestamp = Timestamp(2_000);
 

@@ -14,6 +14,8 @@ use transport::Channel;
 
 use super::*;
 
+mod trust;
+
 const GRACE: Duration = Duration::from_secs(10);
 
 /// One machine: what outlives a service, and a service.

@@ -1,0 +1,187 @@
+//! Certificates that were given out and have not expired, and which of them are revoked.
+//!
+//! Expired ones are forgotten: no handshake takes them. What is forgotten stands in the log.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ids::{Digest, Timestamp, WorkerId};
+
+use super::{Event as Any, Registration, Rejection, State, registered};
+
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// A worker or a service renews; the certificate counts from when this is durable.
+    IssueCertificate {
+        certificate: Issue,
+        at: Timestamp,
+    },
+    RevokeCertificates {
+        which: Which,
+        note: String,
+        at: Timestamp,
+    },
+    RollOverCa {
+        fingerprint: Digest,
+        overlap_until: Timestamp,
+        note: String,
+        at: Timestamp,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    CertificateIssued { certificate: Issue, at: Timestamp },
+    CertificateRevoked { serial: String, note: String, at: Timestamp },
+    CaRolledOver { fingerprint: Digest, overlap_until: Timestamp, note: String, at: Timestamp },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("no certificate that is still valid has the serial {0}; `gaia cert ls` lists them")]
+    UnknownSerial(String),
+    #[error("{0} has no certificate that is still valid; `gaia cert ls` lists them")]
+    NoneOf(Subject),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issue {
+    /// Hex.
+    pub serial: String,
+    pub subject: Subject,
+    pub expires_at: Timestamp,
+}
+
+/// Whom a certificate names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    Worker(WorkerId),
+    Service(String),
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Worker(worker) => write!(f, "worker {worker}"),
+            Self::Service(name) => write!(f, "service {name}"),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    Serial(String),
+    AllOf(Subject),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    pub subject: Subject,
+    pub issued_at: Timestamp,
+    pub expires_at: Timestamp,
+    /// When and why, if it was.
+    pub revoked: Option<(Timestamp, String)>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Certificates {
+    by_serial: BTreeMap<String, Certificate>,
+    by_expiry: BTreeSet<(Timestamp, String)>,
+    /// Changes whenever somebody is believed no more.
+    pub(crate) revision: u64,
+}
+
+impl Certificates {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Certificate)> {
+        self.by_serial.iter().map(|(serial, certificate)| (serial.as_str(), certificate))
+    }
+
+    #[must_use]
+    pub fn get(&self, serial: &str) -> Option<&Certificate> {
+        self.by_serial.get(serial)
+    }
+
+    pub(super) fn add(&mut self, issue: &Issue, at: Timestamp) {
+        while let Some((expiry, serial)) = self.by_expiry.pop_first() {
+            if expiry > at {
+                self.by_expiry.insert((expiry, serial));
+                break;
+            }
+            self.by_serial.remove(&serial);
+        }
+        let Issue { serial, subject, expires_at } = issue.clone();
+        self.by_expiry.insert((expires_at, serial.clone()));
+        let certificate = Certificate { subject, issued_at: at, expires_at, revoked: None };
+        self.by_serial.insert(serial, certificate);
+    }
+
+    pub(super) fn evolve(&mut self, event: &Event) {
+        match event {
+            Event::CertificateIssued { certificate, at } => self.add(certificate, *at),
+            Event::CertificateRevoked { serial, note, at } => {
+                if let Some(known) = self.by_serial.get_mut(serial) {
+                    known.revoked = Some((*at, note.clone()));
+                }
+                self.revision += 1;
+            }
+            Event::CaRolledOver { .. } => self.revision += 1,
+        }
+    }
+}
+
+pub(super) fn decide(state: &State, command: Command) -> Result<Vec<Any>, Rejection> {
+    match command {
+        Command::IssueCertificate { certificate, at } => {
+            if let Subject::Worker(worker) = certificate.subject {
+                registered(state, worker)?;
+            }
+            Ok(vec![Event::CertificateIssued { certificate, at }.into()])
+        }
+        Command::RevokeCertificates { which, note, at } => {
+            let revoked = |serial: String| {
+                Event::CertificateRevoked { serial, note: note.clone(), at }.into()
+            };
+            let serials = valid(state, which, at)?;
+            Ok(serials.into_iter().map(revoked).collect())
+        }
+        Command::RollOverCa { fingerprint, overlap_until, note, at } => {
+            Ok(vec![Event::CaRolledOver { fingerprint, overlap_until, note, at }.into()])
+        }
+    }
+}
+
+/// Those that are meant and not revoked yet.
+fn valid(state: &State, which: Which, at: Timestamp) -> Result<Vec<String>, Refusal> {
+    let of = |which: &Which, serial: &str, known: &Certificate| match which {
+        Which::Serial(wanted) => wanted == serial,
+        Which::AllOf(subject) => *subject == known.subject,
+    };
+    let known = state.certificates.iter().filter(|(_, known)| known.expires_at > at);
+    let meant: Vec<_> = known.filter(|(serial, known)| of(&which, serial, known)).collect();
+    if meant.is_empty() {
+        return Err(match which {
+            Which::Serial(serial) => Refusal::UnknownSerial(serial),
+            Which::AllOf(subject) => Refusal::NoneOf(subject),
+        });
+    }
+    let open = meant.into_iter().filter(|(_, known)| known.revoked.is_none());
+    Ok(open.map(|(serial, _)| serial.to_owned()).collect())
+}
+
+/// The certificate that came with a registration.
+pub(super) fn of(registration: &Registration) -> Issue {
+    Issue {
+        serial: registration.certificate_serial.clone(),
+        subject: Subject::Worker(registration.worker),
+        expires_at: registration.certificate_expires_at,
+    }
+}
+
+pub(super) fn issued_to(registration: &Registration, at: Timestamp) -> Any {
+    Event::CertificateIssued { certificate: of(registration), at }.into()
+}
+
+impl From<Event> for Any {
+    fn from(event: Event) -> Self {
+        Self::Certificate(event)
+    }
+}

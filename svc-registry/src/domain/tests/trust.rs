@@ -1,0 +1,234 @@
+//! Join tokens, certificates, and what they let whom do.
+
+use std::{net::IpAddr, time::Duration};
+
+use ids::{Digest, JoinTokenId};
+
+use super::*;
+use crate::domain::{
+    certificate::{Certificate, Command as Certify, Event as Certified, Issue, Subject, Which},
+    token::{Claim, Command as Tokens, Event as TokenEvent, Network, Refusal, Shown, Terms},
+};
+
+const TOKEN: JoinTokenId = JoinTokenId::from_uuid(Uuid::from_u128(50));
+const END: Timestamp = Timestamp(5_000);
+
+fn digest(n: u8) -> Digest {
+    Digest::from_bytes([n; 32])
+}
+
+fn terms(uses: u32) -> Terms {
+    Terms {
+        secret_hash: digest(1),
+        name: String::new(),
+        tags: vec![],
+        uses,
+        networks: vec![],
+        expires_at: END,
+        primary: false,
+    }
+}
+
+fn created(terms: Terms) -> Event {
+    TokenEvent::TokenCreated { token: TOKEN, terms, at: AT }.into()
+}
+
+fn redeemed(worker: u128, key: u8, at: Timestamp) -> Event {
+    let worker = super::worker(worker);
+    TokenEvent::TokenRedeemed { token: TOKEN, worker, key: digest(key), at }.into()
+}
+
+fn revoked() -> Event {
+    TokenEvent::TokenRevoked { token: TOKEN, note: "lost".into(), at: AT }.into()
+}
+
+fn shown(key: u8) -> Shown {
+    let address = Some("10.1.2.3".parse().unwrap());
+    Shown { token: TOKEN, secret_hash: digest(1), key: digest(key), address }
+}
+
+fn redeem_at(worker: u128, shown: Shown, at: Timestamp) -> Command {
+    Command::Token(Tokens::RedeemToken { shown, registration: registration(worker), at })
+}
+
+fn redeem(worker: u128, key: u8) -> Command {
+    redeem_at(worker, shown(key), LATER)
+}
+
+fn joined(worker: u128, at: Timestamp) -> Event {
+    Event::WorkerRegistered { registration: registration(worker), at }
+}
+
+fn refused(given: &[Event], when: Command, why: Refusal) {
+    check(given, when, Err(why.into()));
+}
+
+#[test]
+fn a_token_makes_a_worker_as_often_as_its_terms_say() {
+    let once = [created(terms(2)), redeemed(1, 11, LATER), joined(1, LATER)];
+    check(&once[..1], redeem(1, 11), Ok(once[1..].to_vec()));
+    check(&once, redeem(2, 12), Ok(vec![redeemed(2, 12, LATER), joined(2, LATER)]));
+    let twice = [&once[..], &[redeemed(2, 12, LATER), joined(2, LATER)]].concat();
+    refused(&twice, redeem(3, 13), Refusal::UsedUp);
+}
+
+#[test]
+fn whoever_did_not_hear_the_answer_may_ask_again_and_is_the_same_worker() {
+    let given = [created(terms(1)), redeemed(1, 11, AT), registered(1)];
+    let tokens = State::replay(&given).tokens;
+    assert_eq!(tokens.claim(&shown(11), LATER), Ok(Claim::Again(worker(1))));
+    let issued = Issue {
+        serial: "5a".into(),
+        subject: Subject::Worker(worker(1)),
+        expires_at: Timestamp(9_000),
+    };
+    let again = Certified::CertificateIssued { certificate: issued, at: LATER };
+    check(&given, redeem(1, 11), Ok(vec![again.into()]));
+    // The same key at the same moment, which got another id.
+    refused(&given, redeem(2, 11), Refusal::AtTheSameTime);
+    let removed = [&given[..], &[deregistered(1)]].concat();
+    check(&removed, redeem(1, 11), Err(Rejection::UnknownWorker(worker(1))));
+}
+
+#[test]
+fn a_token_is_good_until_its_end_and_until_it_is_revoked() {
+    let given = [created(terms(1))];
+    let last = Timestamp(END.0 - 1);
+    check(&given, redeem_at(1, shown(11), last), Ok(vec![redeemed(1, 11, last), joined(1, last)]));
+    refused(&given, redeem_at(1, shown(11), END), Refusal::Expired);
+    let given = [created(terms(1)), revoked()];
+    refused(&given, redeem(1, 11), Refusal::Revoked);
+    // Not even the key that redeemed it asks again.
+    let given = [created(terms(1)), redeemed(1, 11, AT), registered(1), revoked()];
+    refused(&given, redeem(1, 11), Refusal::Revoked);
+}
+
+#[test]
+fn whoever_does_not_know_the_secret_learns_nothing() {
+    let guess = || Shown { secret_hash: digest(9), ..shown(11) };
+    for given in [vec![], vec![created(terms(1))], vec![created(terms(1)), revoked()]] {
+        refused(&given, redeem_at(1, guess(), LATER), Refusal::UnknownToken);
+    }
+    refused(&[], redeem(1, 11), Refusal::UnknownToken);
+}
+
+#[test]
+fn a_token_may_be_good_for_some_networks_only() {
+    let networks = vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+    let given = [created(Terms { networks, ..terms(9) })];
+    let tokens = State::replay(&given).tokens;
+    let claim = |text: Option<&str>| {
+        let address = text.map(|text| text.parse().unwrap());
+        tokens.claim(&Shown { address, ..shown(11) }, LATER)
+    };
+    for inside in ["10.255.0.1", "fd12::1", "::ffff:10.1.1.1"] {
+        assert!(claim(Some(inside)).is_ok(), "{inside}");
+    }
+    for outside in [Some("11.0.0.1"), Some("fe80::1"), Some("::1"), None] {
+        let refusal = claim(outside).unwrap_err();
+        assert!(refusal.to_string().contains("good for 10.0.0.0/8, fd00::/8 only"), "{refusal}");
+    }
+}
+
+#[test]
+fn networks_hold_what_begins_like_them() {
+    let holds = |network: &str, address: &str| {
+        let address: IpAddr = address.parse().unwrap();
+        network.parse::<Network>().unwrap().holds(address)
+    };
+    assert!(holds("0.0.0.0/0", "255.1.2.3") && holds("::/0", "fe80::1"));
+    assert!(holds("192.0.2.7", "192.0.2.7") && !holds("192.0.2.7", "192.0.2.6"));
+    assert!(holds("192.0.2.128/25", "192.0.2.200") && !holds("192.0.2.128/25", "192.0.2.100"));
+    assert!(holds("fd00::7", "fd00::7") && !holds("fd00::7/127", "fd00::8"));
+    assert!(!holds("0.0.0.0/0", "::1") && !holds("::/0", "1.2.3.4"));
+    for wrong in
+        ["", "/", "10.0.0.0/33", "10.0.0/8", "fd00::/129", "x/8", "10.0.0.0/-1", "10.0.0.0/8/8"]
+    {
+        wrong.parse::<Network>().unwrap_err();
+    }
+}
+
+#[test]
+fn a_token_is_revoked_once_and_forgotten_a_month_after_its_end() {
+    let revoke =
+        || Command::Token(Tokens::RevokeToken { token: TOKEN, note: "lost".into(), at: AT });
+    refused(&[], revoke(), Refusal::NoSuchToken(TOKEN));
+    check(&[created(terms(1))], revoke(), Ok(vec![revoked()]));
+    check(&[created(terms(1)), revoked()], revoke(), Ok(vec![]));
+    let month = Duration::from_hours(30 * 24);
+    let another = |at| {
+        let token = JoinTokenId::from_uuid(Uuid::from_u128(51));
+        TokenEvent::TokenCreated { token, terms: terms(1), at }.into()
+    };
+    let count = |at| State::replay(&[created(terms(1)), another(at)]).tokens.iter().count();
+    assert_eq!((count(Timestamp((END + month).0 - 1)), count(END + month)), (2, 1));
+}
+
+fn issue(serial: &str, subject: Subject, expires_at: Timestamp) -> Issue {
+    Issue { serial: serial.into(), subject, expires_at }
+}
+
+fn issued(serial: &str, subject: Subject, expires_at: Timestamp) -> Event {
+    Certified::CertificateIssued { certificate: issue(serial, subject, expires_at), at: AT }.into()
+}
+
+fn revoke(which: Which) -> Command {
+    Command::Certificate(Certify::RevokeCertificates { which, note: "lost".into(), at: LATER })
+}
+
+fn gone(serial: &str) -> Event {
+    Certified::CertificateRevoked { serial: serial.into(), note: "lost".into(), at: LATER }.into()
+}
+
+#[test]
+fn a_renewal_is_the_workers_newest_certificate() {
+    let one = || Subject::Worker(worker(1));
+    let renew = |subject| {
+        let certificate = issue("6b", subject, Timestamp(9_999));
+        Command::Certificate(Certify::IssueCertificate { certificate, at: AT })
+    };
+    let renewed = issued("6b", one(), Timestamp(9_999));
+    check(&[registered(1)], renew(one()), Ok(vec![renewed.clone()]));
+    let unknown = Err(Rejection::UnknownWorker(worker(1)));
+    check(&[], renew(one()), unknown.clone());
+    check(&[registered(1), deregistered(1)], renew(one()), unknown);
+    let service = || Subject::Service("svc-logs".into());
+    check(&[], renew(service()), Ok(vec![issued("6b", service(), Timestamp(9_999))]));
+    let state = State::replay(&[registered(1), renewed]);
+    let known = state.worker(worker(1)).unwrap();
+    assert_eq!(known.certificate_serial, "6b");
+    assert_eq!(known.certificate_expires_at, Timestamp(9_999));
+    assert_eq!(state.certificates.iter().count(), 2, "the one before is good until its end");
+}
+
+#[test]
+fn certificates_are_revoked_one_by_one_or_all_of_somebody() {
+    let one = || Subject::Worker(worker(1));
+    let given = [registered(1), issued("6b", one(), Timestamp(9_999))];
+    check(&given, revoke(Which::Serial("6b".into())), Ok(vec![gone("6b")]));
+    check(&given, revoke(Which::AllOf(one())), Ok(vec![gone("5a"), gone("6b")]));
+    let rest = [&given[..], &[gone("6b")]].concat();
+    check(&rest, revoke(Which::AllOf(one())), Ok(vec![gone("5a")]));
+    check(&rest, revoke(Which::Serial("6b".into())), Ok(vec![]));
+    let stranger = certificate::Refusal::UnknownSerial("7c".into());
+    check(&given, revoke(Which::Serial("7c".into())), Err(stranger.into()));
+    let nobody = certificate::Refusal::NoneOf(Subject::Service("svc-logs".into()));
+    let all = Which::AllOf(Subject::Service("svc-logs".into()));
+    check(&given, revoke(all), Err(nobody.into()));
+}
+
+#[test]
+fn expired_certificates_are_forgotten_when_others_are_made() {
+    let one = || Subject::Worker(worker(1));
+    let at = Timestamp(9_000);
+    let later = Certified::CertificateIssued { certificate: issue("7c", one(), END + GONE), at };
+    let state =
+        State::replay(&[registered(1), issued("6b", one(), Timestamp(9_001)), later.into()]);
+    let serials: Vec<_> = state.certificates.iter().map(|(serial, _)| serial).collect();
+    assert_eq!(serials, ["6b", "7c"]);
+    let expected =
+        Certificate { subject: one(), issued_at: at, expires_at: END + GONE, revoked: None };
+    assert_eq!(state.certificates.get("7c"), Some(&expected));
+}
+
+const GONE: Duration = Duration::from_secs(100);
