@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::{
     command::{
         events::{self, EventsCommand},
+        limit::{self, LimitCommand},
         login::{self, LoginArgs},
         pipeline::{self, PipelineCommand},
         run::{self, RunCommand},
@@ -56,6 +57,9 @@ enum Command {
     /// Runs: list, show, logs, cancel, watch, why
     #[command(subcommand)]
     Run(RunCommand),
+    /// How many runs of a pipeline or group may run at once
+    #[command(subcommand)]
+    Limit(LimitCommand),
     /// Selectors: what they mean, and which workers suit them
     #[command(subcommand)]
     Selector(SelectorCommand),
@@ -193,6 +197,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         }
         Command::Run(command) => return run::run(command, &server.client()?, output).await,
         Command::Secret(command) => secret::secret(command, &server.client()?, output).await,
+        Command::Limit(command) => limit::limit(command, &server.client()?, output).await,
         Command::Selector(command) => {
             return selector::selector(command, &server.client()?, output).await;
         }

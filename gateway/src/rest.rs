@@ -1,11 +1,14 @@
 //! Gaia's REST API under `/api/v1`, and what is ours beside it.
 //!
 //! In reading order: this file (routes, and what every handler takes), `session`, `pipelines`, `runs`
-//! with `run_json` and `run_log`, `selectors`, `workers`, `vault`, `events`.
+//! with `run_json` and `run_log`, `selectors`, `concurrency`,
+//! `workers`, `vault`, `events`.
 
+mod concurrency;
 mod events;
 mod pipeline_json;
 mod pipelines;
+mod policy;
 mod run_json;
 mod run_log;
 mod runs;
@@ -60,7 +63,10 @@ fn pipeline_routes() -> Router<Gate> {
         .route("/pipeline/created", get(pipelines::list_created))
         .route("/pipeline/latest", get(pipelines::list_with_latest_run))
         .route("/pipeline/name", get(pipelines::check_name))
-        .route("/pipeline/{pipelineid}", get(pipelines::show).delete(pipelines::remove))
+        .route(
+            "/pipeline/{pipelineid}",
+            get(pipelines::show).put(pipelines::change).delete(pipelines::remove),
+        )
         .route("/pipeline/{pipelineid}/start", post(pipelines::start))
         .route("/pipeline/{pipelineid}/pull", post(pipelines::pull))
 }
@@ -79,6 +85,9 @@ fn run_routes() -> Router<Gate> {
         .route("/run/{uniqueid}/stop", post(runs::stop))
         .route("/run/{uniqueid}/placement", get(runs::placement))
         .route("/selector/check", post(selectors::check))
+        .route("/limit", get(concurrency::list))
+        .route("/limit/pipeline/{pipelineid}", put(concurrency::set).delete(concurrency::remove))
+        .route("/limit/group/{group}", put(concurrency::set).delete(concurrency::remove))
 }
 
 fn worker_routes() -> Router<Gate> {

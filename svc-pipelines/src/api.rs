@@ -12,8 +12,8 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use crate::{
-    codec::build_to_proto,
-    domain::{BuildState, Command, Event, Pipeline, Rejection, Sealed, State, Wish},
+    codec::{build_to_proto, policy_from_proto, policy_to_proto},
+    domain::{BuildState, Change, Command, Event, Pipeline, Rejection, Sealed, State, Wish},
     service::Pipelines,
 };
 
@@ -139,9 +139,29 @@ impl wire::pipelines_server::Pipelines for Api {
             tags: request.tags,
             pinned_worker: request.pinned_worker,
             selector: request.selector,
+            policy: policy_from_proto(request.policy.unwrap_or_default()),
         };
         let id = self.create(wish, credentials, Origin::from(request.caller)).await?;
         self.shown(id).await
+    }
+
+    async fn change_pipeline(
+        &self,
+        request: Request<wire::ChangePipelineRequest>,
+    ) -> Result<Response<wire::Pipeline>, Status> {
+        let request = request.into_inner();
+        let pipeline = PipelineId(request.id);
+        let change = Change {
+            name: request.name,
+            tags: request.tags.map(|tags| tags.tags),
+            pinned_worker: request.pinned_worker,
+            selector: request.selector,
+            policy: request.policy.map(policy_from_proto),
+        };
+        let origin = Origin::from(request.caller);
+        let (by, at) = (origin.actor.clone(), self.clock.now());
+        self.ask(Command::ChangePipeline { pipeline, change, by, at }, origin).await?;
+        self.shown(pipeline).await
     }
 
     async fn build_pipeline(
@@ -220,6 +240,7 @@ pub fn view(pipeline: &Pipeline) -> wire::Pipeline {
         built_at: built.as_ref().map_or(0, |(_, at)| at.0),
         build: built.map(|(build, _)| build_to_proto(build)),
         selector: spec.selector,
+        policy: Some(policy_to_proto(spec.policy)),
     }
 }
 

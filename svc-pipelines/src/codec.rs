@@ -9,7 +9,7 @@ use prost::Message;
 use proto::{common::v1 as common, pipelines::events::v1 as stored, scheduler};
 
 use crate::domain::{
-    ArgumentSpec, Build, Event, Fact, JobSpec, Outcome, PipelineType, Sealed, Spec,
+    ArgumentSpec, Build, Event, Fact, JobSpec, Outcome, PipelineType, Policy, Sealed, Spec,
 };
 
 /// Streams that this service alone writes.
@@ -19,6 +19,7 @@ pub(crate) const FOLLOWS: &[&str] = &["run-"];
 
 pub(crate) fn stream(event: &Event) -> String {
     let (Event::PipelineCreated { pipeline, .. }
+    | Event::PipelineChanged { pipeline, .. }
     | Event::BuildRequested { pipeline, .. }
     | Event::PipelineBuilt { pipeline, .. }
     | Event::BuildFailed { pipeline, .. }
@@ -28,7 +29,7 @@ pub(crate) fn stream(event: &Event) -> String {
 
 pub(crate) fn encode(event: &Event) -> Encoded {
     let version = match event {
-        Event::PipelineCreated { .. } => 2,
+        Event::PipelineCreated { .. } => 3,
         _ => 1,
     };
     let (event_type, data) = match event.clone() {
@@ -45,34 +46,47 @@ pub(crate) fn encode(event: &Event) -> Encoded {
                 created_by: by,
                 at: at.0,
                 selector: spec.selector,
+                policy: Some(policy_to_proto(spec.policy)),
             };
             ("PipelineCreated", created.encode_to_vec())
         }
-        Event::BuildRequested { pipeline, run, at } => {
-            let requested = stored::BuildRequested {
-                pipeline_id: pipeline.0,
-                run_id: run.to_string(),
-                at: at.0,
+        Event::PipelineChanged {
+            pipeline,
+            name,
+            tags,
+            pinned_worker,
+            selector,
+            policy,
+            by,
+            at,
+        } => {
+            let (pipeline_id, policy, at) = (pipeline.0, Some(policy_to_proto(policy)), at.0);
+            let changed = stored::PipelineChanged {
+                pipeline_id,
+                name,
+                tags,
+                pinned_worker,
+                selector,
+                policy,
+                by,
+                at,
             };
+            ("PipelineChanged", changed.encode_to_vec())
+        }
+        Event::BuildRequested { pipeline, run, at } => {
+            let (pipeline_id, run_id, at) = (pipeline.0, run.to_string(), at.0);
+            let requested = stored::BuildRequested { pipeline_id, run_id, at };
             ("BuildRequested", requested.encode_to_vec())
         }
         Event::PipelineBuilt { pipeline, run, version, build, at } => {
-            let built = stored::PipelineBuilt {
-                pipeline_id: pipeline.0,
-                run_id: run.to_string(),
-                version,
-                build: Some(build_to_proto(build)),
-                at: at.0,
-            };
-            ("PipelineBuilt", built.encode_to_vec())
+            let (pipeline_id, run_id, at) = (pipeline.0, run.to_string(), at.0);
+            let build = Some(build_to_proto(build));
+            let stored = stored::PipelineBuilt { pipeline_id, run_id, version, build, at };
+            ("PipelineBuilt", stored.encode_to_vec())
         }
         Event::BuildFailed { pipeline, run, reason, at } => {
-            let failed = stored::BuildFailed {
-                pipeline_id: pipeline.0,
-                run_id: run.to_string(),
-                reason,
-                at: at.0,
-            };
+            let (pipeline_id, run_id, at) = (pipeline.0, run.to_string(), at.0);
+            let failed = stored::BuildFailed { pipeline_id, run_id, reason, at };
             ("BuildFailed", failed.encode_to_vec())
         }
         Event::PipelineDeleted { pipeline, by, at } => {
@@ -98,6 +112,7 @@ fn decode_own(recorded: &Recorded) -> Result<Option<Event>, DecodeError> {
     let broken = |why: &dyn std::fmt::Display| DecodeError::new(recorded, why);
     let event = match &*recorded.event.event_type {
         "PipelineCreated" => created(read(recorded)?).map_err(|why| broken(&why))?,
+        "PipelineChanged" => changed(read(recorded)?),
         "BuildRequested" => {
             let requested: stored::BuildRequested = read(recorded)?;
             Event::BuildRequested {
@@ -152,11 +167,25 @@ fn created(created: stored::PipelineCreated) -> Result<Event, String> {
             tags: created.tags,
             pinned_worker: created.pinned_worker,
             selector: created.selector,
+            policy: policy_from_proto(created.policy.unwrap_or_default()),
         },
         sealed: Sealed(created.sealed_credentials.into()),
         by: created.created_by,
         at: Timestamp(created.at),
     })
+}
+
+fn changed(changed: stored::PipelineChanged) -> Event {
+    Event::PipelineChanged {
+        pipeline: PipelineId(changed.pipeline_id),
+        name: changed.name,
+        tags: changed.tags,
+        pinned_worker: changed.pinned_worker,
+        selector: changed.selector,
+        policy: policy_from_proto(changed.policy.unwrap_or_default()),
+        by: changed.by,
+        at: Timestamp(changed.at),
+    }
 }
 
 /// How runs end, and which builds the scheduler has.
@@ -217,6 +246,16 @@ fn read<M: Message + Default>(recorded: &Recorded) -> Result<M, DecodeError> {
 
 fn run_id(recorded: &Recorded, text: &str) -> Result<RunId, DecodeError> {
     text.parse().map_err(|error: ids::ParseIdError| DecodeError::new(recorded, error))
+}
+
+pub(crate) fn policy_to_proto(policy: Policy) -> common::RunPolicy {
+    let Policy { priority, groups } = policy;
+    common::RunPolicy { priority, groups }
+}
+
+pub(crate) fn policy_from_proto(policy: common::RunPolicy) -> Policy {
+    let common::RunPolicy { priority, groups } = policy;
+    Policy { priority, groups }
 }
 
 pub(crate) fn build_to_proto(build: Build) -> common::Build {

@@ -23,6 +23,7 @@
 //!   inside the command. No secret is in it in clear.
 
 mod graph;
+mod policy;
 mod spec;
 
 use std::{
@@ -34,7 +35,8 @@ use eventlog::Fold;
 use ids::{PipelineId, RunId, Timestamp};
 
 pub use graph::{ArgumentSpec, Build, JobName, JobSpec, Unrunnable};
-pub use spec::{InvalidField, PipelineType, Spec, Wish};
+pub use policy::Policy;
+pub use spec::{Change, InvalidField, PipelineType, Spec, Wish};
 
 /// In characters; what is kept of the reason why a build failed.
 const LONGEST_REASON: usize = 4_000;
@@ -49,6 +51,12 @@ pub enum Command {
         sealed: Sealed,
         /// The run that will build it, likewise below.
         run: RunId,
+        by: String,
+        at: Timestamp,
+    },
+    ChangePipeline {
+        pipeline: PipelineId,
+        change: Change,
         by: String,
         at: Timestamp,
     },
@@ -82,6 +90,17 @@ pub enum Event {
         pipeline: PipelineId,
         spec: Spec,
         sealed: Sealed,
+        by: String,
+        at: Timestamp,
+    },
+    /// Of the spec only what people can change is new.
+    PipelineChanged {
+        pipeline: PipelineId,
+        name: String,
+        tags: Vec<String>,
+        pinned_worker: String,
+        selector: String,
+        policy: Policy,
         by: String,
         at: Timestamp,
     },
@@ -235,6 +254,9 @@ pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> 
                 Event::BuildRequested { pipeline: id, run, at },
             ])
         }
+        Command::ChangePipeline { pipeline, change, by, at } => {
+            state.change(pipeline, change, by, at)
+        }
         Command::RequestBuild { pipeline, run, at } => {
             let is_building = state.known(pipeline)?.build_state == BuildState::Building;
             Ok(if is_building { vec![] } else { vec![Event::BuildRequested { pipeline, run, at }] })
@@ -255,6 +277,34 @@ impl State {
             Some(&by) => Err(Rejection::NameTaken { name: name.into(), by }),
             None => Ok(()),
         }
+    }
+
+    fn change(
+        &self,
+        pipeline: PipelineId,
+        change: Change,
+        by: String,
+        at: Timestamp,
+    ) -> Result<Vec<Event>, Rejection> {
+        let known = &self.known(pipeline)?.spec;
+        let spec = change.check(known.clone())?;
+        if spec == *known {
+            return Ok(vec![]);
+        }
+        if !spec.name.eq_ignore_ascii_case(&known.name) {
+            self.check_name(&spec.name)?;
+        }
+        let Spec { name, tags, pinned_worker, selector, policy, .. } = spec;
+        Ok(vec![Event::PipelineChanged {
+            pipeline,
+            name,
+            tags,
+            pinned_worker,
+            selector,
+            policy,
+            by,
+            at,
+        }])
     }
 
     fn known(&self, pipeline: PipelineId) -> Result<&Pipeline, Rejection> {
@@ -333,6 +383,27 @@ impl State {
                     deleted: false,
                 };
                 self.pipelines.insert(*pipeline, created);
+            }
+            Event::PipelineChanged {
+                pipeline,
+                name,
+                tags,
+                pinned_worker,
+                selector,
+                policy,
+                ..
+            } => {
+                let Some(known) = self.pipelines.get_mut(pipeline) else { return };
+                self.names.remove(&known.spec.name.to_lowercase());
+                self.names.insert(name.to_lowercase(), *pipeline);
+                known.spec = Spec {
+                    name: name.clone(),
+                    tags: tags.clone(),
+                    pinned_worker: pinned_worker.clone(),
+                    selector: selector.clone(),
+                    policy: policy.clone(),
+                    ..known.spec.clone()
+                };
             }
             Event::BuildRequested { pipeline, run, .. } => {
                 let awaited = AwaitedBuild { pipeline: *pipeline, stage: Stage::Requested };

@@ -20,6 +20,7 @@ use tonic::{Code, Status};
 use transport::Channel;
 
 use crate::{
+    codec::policy_to_proto,
     config::Config,
     domain::{Command, Pipeline, State},
     service::Pipelines,
@@ -202,6 +203,7 @@ fn submission(run: RunId, pipeline: &Pipeline) -> SubmitRunRequest {
             tags: spec.tags,
             pinned_worker: spec.pinned_worker,
             selector: spec.selector,
+            policy: Some(policy_to_proto(spec.policy)),
             source_url: spec.url,
             source_branch: spec.branch,
             ..RunSpec::default()

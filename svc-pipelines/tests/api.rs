@@ -53,6 +53,7 @@ async fn a_created_pipeline_is_submitted_and_becomes_runnable() {
     assert_eq!(spec.source_branch, "main");
     assert_eq!(spec.tags, ["gpu"]);
     assert_eq!((spec.pinned_worker.as_str(), spec.selector.as_str()), ("big one", "mem>=16"));
+    assert_eq!(spec.policy.unwrap().priority, 3);
 
     house.finish(&created.build_run_id, &[(1, &[]), (2, &[1])]).await;
     house.event("PipelineBuilt", 1).await;
@@ -431,6 +432,7 @@ fn request(name: &str) -> CreatePipelineRequest {
         caller: Some(caller()),
         pinned_worker: "big one".into(),
         selector: "mem>=16".into(),
+        policy: Some(proto::common::v1::RunPolicy { priority: 3, groups: vec!["db".into()] }),
     }
 }
 
@@ -530,6 +532,20 @@ impl Scheduler for PlayedScheduler {
         &self,
         _: Request<wire::CheckLeaseRequest>,
     ) -> Result<Response<Run>, Status> {
+        not_played()
+    }
+
+    async fn set_limit(
+        &self,
+        _: Request<wire::SetLimitRequest>,
+    ) -> Result<Response<wire::LimitedGate>, Status> {
+        not_played()
+    }
+
+    async fn list_limits(
+        &self,
+        _: Request<wire::ListLimitsRequest>,
+    ) -> Result<Response<wire::ListLimitsResponse>, Status> {
         not_played()
     }
 

@@ -14,8 +14,8 @@ use crate::{
     Config,
     connections::{Connections, Notice},
     domain::{
-        Command, Connected, Event, Filter, Lease, Presence, Rejection, Reported, Run, RunState,
-        State, explain, placement,
+        Command, Connected, Event, Filter, Gate, Lease, Limit, Presence, Rejection, Reported, Run,
+        RunState, State, explain, placement,
     },
     selectors,
     service::Owner,
@@ -188,7 +188,7 @@ fn list(state: &State, filter: Filter, limit: usize, connected: &Connected) -> V
         let mut shown = wire::run(state, id, run);
         if run.state == RunState::Queued {
             let reason = || placement(state, run, connected).summary;
-            shown.reason.clone_from(reasons.entry(run.requirement()).or_insert_with(reason));
+            shown.reason.clone_from(reasons.entry(run.waits_for()).or_insert_with(reason));
         }
         shown
     });
@@ -332,6 +332,38 @@ impl Scheduler for Api {
         Ok(Response::new(shown))
     }
 
+    async fn set_limit(&self, request: Request<pb::SetLimitRequest>) -> Answer<pb::LimitedGate> {
+        let request = request.into_inner();
+        let gate = wire::read_gate(request.gate.ok_or(WireError::Missing("gate"))?)?;
+        let limit = request.limit.map(wire::read_limit).transpose()?;
+        let origin = Origin::from(request.caller);
+        let by = shorten(origin.actor.clone(), MAX_NOTE);
+        let note = shorten(request.note, MAX_NOTE);
+        let set = Command::SetLimit { gate: gate.clone(), limit, by, note, at: self.clock.now() };
+        let look = move |state: &State| {
+            let known = state.limits().find(|(known, ..)| **known == gate);
+            known.map_or_else(
+                || pb::LimitedGate { gate: Some(wire::gate(&gate)), ..Default::default() },
+                limited,
+            )
+        };
+        let (_, shown) = self.ask_and_read(set, origin, look).await?;
+        Ok(Response::new(shown))
+    }
+
+    async fn list_limits(
+        &self,
+        _: Request<pb::ListLimitsRequest>,
+    ) -> Answer<pb::ListLimitsResponse> {
+        let look = |state: &State| {
+            let mut limits: Vec<_> = state.limits().collect();
+            limits.sort_by(|one, other| one.0.cmp(other.0));
+            limits.into_iter().map(limited).collect()
+        };
+        let limits = self.owner.read(look).await.map_err(stopped)?;
+        Ok(Response::new(pb::ListLimitsResponse { limits }))
+    }
+
     async fn check_selector(
         &self,
         request: Request<pb::CheckSelectorRequest>,
@@ -348,6 +380,15 @@ impl Scheduler for Api {
             queued: state.queued() as u64,
         };
         Ok(Response::new(self.owner.read(look).await.map_err(stopped)?))
+    }
+}
+
+fn limited((gate, limit, running, open): (&Gate, Limit, u32, usize)) -> pb::LimitedGate {
+    pb::LimitedGate {
+        gate: Some(wire::gate(gate)),
+        limit: Some(wire::limit(limit)),
+        running,
+        open: open as u32,
     }
 }
 
@@ -377,6 +418,7 @@ impl From<Rejection> for Status {
             Rejection::InvalidSpec(_) | Rejection::UnknownJob { .. } => {
                 Self::invalid_argument(text)
             }
+            Rejection::InvalidLimit(_) | Rejection::TooLate(_) => Self::invalid_argument(text),
             Rejection::UnknownPin { .. } => Self::failed_precondition(text),
             Rejection::UnknownRun(_) => Self::not_found(text),
             Rejection::StaleLease { .. } | Rejection::RunEnded { .. } => {

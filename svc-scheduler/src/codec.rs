@@ -1,6 +1,6 @@
 //! Events to and from their stored form.
 //!
-//! Reads every version ever written, writes the newest. Own events are in `run-*`; of `worker-*` only
+//! Reads every version ever written, writes the newest. Own events are in `run-*` and `limit-*`; of `worker-*` only
 //! what placing runs needs is read.
 
 use std::sync::Arc;
@@ -17,19 +17,24 @@ use proto::{
 };
 
 use crate::{
-    domain::{Event, Fact, Outcome, WorkerChange, WorkerFact},
+    domain::{Event, Fact, Gate, Outcome, Subject, WorkerChange, WorkerFact},
     wire,
 };
 
-pub(crate) const OWN: &str = "run-";
+pub(crate) const RUNS: &str = "run-";
+pub(crate) const LIMITS: &str = "limit-";
 pub(crate) const WORKERS: &str = "worker-";
 
 pub(crate) fn stream(event: &Event) -> String {
-    format!("{OWN}{}", event.run())
+    match event.subject() {
+        Subject::Run(run) => format!("{RUNS}{run}"),
+        Subject::Gate(Gate::Pipeline(id)) => format!("{LIMITS}pipeline-{id}"),
+        Subject::Gate(Gate::Group(name)) => format!("{LIMITS}group-{name}"),
+    }
 }
 
 pub(crate) fn encode(event: &Event) -> Encoded {
-    let run_id = event.run().to_string();
+    let run_id = event.run().map(|run| run.to_string()).unwrap_or_default();
     let (event_type, data) = match event {
         Event::RunSubmitted { number, spec, start_reason, started_by, at, .. } => {
             let stored = stored::RunSubmitted {
@@ -51,6 +56,13 @@ pub(crate) fn encode(event: &Event) -> Encoded {
         Event::RunStarted { attempt, at, .. } => {
             let stored = stored::RunStarted { run_id, attempt: attempt.0, at: at.0 };
             ("RunStarted", stored.encode_to_vec())
+        }
+        Event::RunDue { at, .. } => ("RunDue", stored::RunDue { run_id, at: at.0 }.encode_to_vec()),
+        Event::LimitChanged { gate, limit, by, note, at } => {
+            let (gate, limit) = (Some(wire::gate(gate)), limit.map(wire::limit));
+            let (by, note, at) = (by.clone(), note.clone(), at.0);
+            let stored = stored::LimitChanged { gate, limit, by, note, at };
+            ("LimitChanged", stored.encode_to_vec())
         }
         Event::JobStarted { attempt, job, at, .. } => {
             let (attempt, job_id, at) = (attempt.0, job.0, at.0);
@@ -95,7 +107,7 @@ pub(crate) fn encode(event: &Event) -> Encoded {
 /// The newest version of each stored form.
 fn version(event: &Event) -> u32 {
     match event {
-        Event::RunSubmitted { .. } => 2,
+        Event::RunSubmitted { .. } => 3,
         _ => 1,
     }
 }
@@ -110,7 +122,7 @@ fn outcome_state(outcome: Outcome) -> pb::RunState {
 /// The fact that an event of the log stands for; `None`: not one that the scheduler needs.
 pub fn decode(recorded: &Recorded) -> Result<Option<Fact>, DecodeError> {
     let (event_type, data) = (&*recorded.event.event_type, &recorded.event.data[..]);
-    let is_own = recorded.stream.starts_with(OWN);
+    let is_own = [RUNS, LIMITS].iter().any(|own| recorded.stream.starts_with(own));
     if !is_own && !recorded.stream.starts_with(WORKERS) {
         return Ok(None);
     }
@@ -145,6 +157,11 @@ fn decode_own(event_type: &str, data: &[u8]) -> Result<Option<Event>, Unreadable
             let (run, attempt) = (run_id.parse()?, Attempt(attempt));
             Event::RunStarted { run, attempt, at: Timestamp(at) }
         }
+        "RunDue" => {
+            let stored::RunDue { run_id, at } = stored::RunDue::decode(data)?;
+            Event::RunDue { run: run_id.parse()?, at: Timestamp(at) }
+        }
+        "LimitChanged" => limit_changed(stored::LimitChanged::decode(data)?)?,
         "JobStarted" => {
             let stored::JobStarted { run_id, attempt, job_id, at } =
                 stored::JobStarted::decode(data)?;
@@ -190,6 +207,16 @@ fn run_assigned(stored: stored::RunAssigned) -> Result<Event, Unreadable> {
         attempt: Attempt(stored.attempt),
         worker: stored.worker_id.parse()?,
         token: stored.lease_token.parse()?,
+        at: Timestamp(stored.at),
+    })
+}
+
+fn limit_changed(stored: stored::LimitChanged) -> Result<Event, Unreadable> {
+    Ok(Event::LimitChanged {
+        gate: wire::read_gate(stored.gate.ok_or(wire::WireError::Missing("gate"))?)?,
+        limit: stored.limit.map(wire::read_limit).transpose()?,
+        by: stored.by,
+        note: stored.note,
         at: Timestamp(stored.at),
     })
 }

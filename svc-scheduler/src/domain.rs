@@ -16,6 +16,7 @@
 //!   can hear of it, and fenced by its own token.
 //! - A worker never holds more runs than slots because of an assignment.
 //! - A queue is never scanned: runs that ask for the same wait in one line ([`queue`]).
+//! - No more runs of a pipeline or group are on workers than its limit says ([`limit`]).
 //! - Events of different streams may be folded in any order: the state of a run, of a worker, and of
 //!   every index depends only on the order within each stream.
 //! - This module does no IO and reads no clock. Time and fresh tokens come inside the command, and so
@@ -23,6 +24,8 @@
 
 mod assign;
 mod explain;
+mod limit;
+mod policy;
 mod queue;
 mod report;
 mod run;
@@ -35,7 +38,9 @@ use std::sync::Arc;
 
 use ids::{Attempt, JobId, LeaseToken, RunId, RunNumber, Timestamp, WorkerId};
 
-pub use explain::{Missing, Placement, explain, placement};
+pub use explain::{FullGate, Missing, Placement, explain, placement};
+pub use limit::{Gate, GroupName, InvalidGroup, Limit, LimitError, MAX_LIMIT, WhenFull};
+pub use policy::{MAX_GROUPS, MAX_PRIORITY, Policy, PolicyError};
 pub use report::{Lease, Report, Reported, ReportedJob};
 pub use run::{AttemptRecord, Job, JobState, Run, RunState};
 pub use selector::{
@@ -63,6 +68,22 @@ pub enum Command {
         run: RunId,
         by: String,
         note: String,
+        at: Timestamp,
+    },
+    /// `None`: there is no limit any more.
+    SetLimit {
+        gate: Gate,
+        limit: Option<Limit>,
+        by: String,
+        note: String,
+        at: Timestamp,
+    },
+    /// Ends what the limits do not allow.
+    EnforceLimits {
+        at: Timestamp,
+    },
+    /// Lets delayed runs go whose time has come.
+    ReleaseDue {
         at: Timestamp,
     },
     /// Gives queued runs to attached workers, at most one for each token.
@@ -102,7 +123,7 @@ pub enum Command {
     },
 }
 
-/// A fact about a run. It happened, is never refused, and is stored for ever.
+/// A fact about a run, or about a limit. It happened, is never refused, and is stored for ever.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     RunSubmitted {
@@ -123,6 +144,18 @@ pub enum Event {
     RunStarted {
         run: RunId,
         attempt: Attempt,
+        at: Timestamp,
+    },
+    /// A delayed run waits for nothing but a worker now.
+    RunDue {
+        run: RunId,
+        at: Timestamp,
+    },
+    LimitChanged {
+        gate: Gate,
+        limit: Option<Limit>,
+        by: String,
+        note: String,
         at: Timestamp,
     },
     JobStarted {
@@ -184,22 +217,40 @@ impl From<Outcome> for RunState {
 
 impl Event {
     #[must_use]
-    pub const fn run(&self) -> RunId {
+    pub const fn subject(&self) -> Subject<'_> {
         match self {
+            Self::LimitChanged { gate, .. } => Subject::Gate(gate),
             Self::RunSubmitted { run, .. }
             | Self::RunAssigned { run, .. }
             | Self::RunStarted { run, .. }
+            | Self::RunDue { run, .. }
             | Self::JobStarted { run, .. }
             | Self::JobFinished { run, .. }
             | Self::RunRequeued { run, .. }
             | Self::RunCancelRequested { run, .. }
             | Self::RunCancelled { run, .. }
-            | Self::RunFinished { run, .. } => *run,
+            | Self::RunFinished { run, .. } => Subject::Run(*run),
+        }
+    }
+
+    /// `None`: it is about a limit.
+    #[must_use]
+    pub const fn run(&self) -> Option<RunId> {
+        match self.subject() {
+            Subject::Run(run) => Some(run),
+            Subject::Gate(_) => None,
         }
     }
 }
 
-/// What the state folds: its own events, and what the registry says of workers.
+/// What an event is about: each has a stream of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject<'a> {
+    Run(RunId),
+    Gate(&'a Gate),
+}
+
+/// What the state folds: its own events and what the registry says of workers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fact {
     Run(Event),
@@ -221,6 +272,10 @@ pub enum Rejection {
         "the run is pinned to worker `{pin}`, which is not registered; `gaia worker ls` shows which are"
     )]
     UnknownPin { pin: String },
+    #[error(transparent)]
+    InvalidLimit(#[from] LimitError),
+    #[error("not_before: {} is more than {MAX_DELAY_DAYS} days ahead", .0.0)]
+    TooLate(Timestamp),
     #[error("there is no run {0}")]
     UnknownRun(RunId),
     #[error("run {run} has no job {job}")]
@@ -241,6 +296,11 @@ pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> 
             submit_run(state, run, spec, start_reason, started_by, at)
         }
         Command::CancelRun { run, by, note, at } => cancel_run(state, run, by, note, at),
+        Command::SetLimit { gate, limit, by, note, at } => {
+            limit::set_limit(state, gate, limit, by, note, at)
+        }
+        Command::EnforceLimits { at } => Ok(limit::enforce_limits(state, at)),
+        Command::ReleaseDue { at } => Ok(release_due(state, at)),
         Command::AssignRuns { connected, tokens, at } => {
             Ok(assign::assign_runs(state, &connected, tokens, at))
         }
@@ -260,6 +320,11 @@ pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> 
     }
 }
 
+/// How far ahead a start may be.
+pub const MAX_DELAY_DAYS: u64 = 366;
+/// Most runs that are released by one command.
+const RELEASE_BATCH: usize = 256;
+
 fn submit_run(
     state: &State,
     run: RunId,
@@ -272,6 +337,10 @@ fn submit_run(
         return Ok(vec![]);
     }
     spec.check()?;
+    let latest = Timestamp(at.0.saturating_add(MAX_DELAY_DAYS * 86_400_000));
+    if let Some(late) = spec.not_before.filter(|due| *due > latest) {
+        return Err(Rejection::TooLate(late));
+    }
     if !state.is_known_pin(&spec.pinned_worker) {
         return Err(Rejection::UnknownPin { pin: spec.pinned_worker.clone() });
     }
@@ -299,6 +368,11 @@ fn cancel_run(
         }
         _ => vec![],
     })
+}
+
+fn release_due(state: &State, at: Timestamp) -> Vec<Event> {
+    let due = state.queue.delayed().take_while(|(due, _)| *due <= at).take(RELEASE_BATCH);
+    due.map(|(_, run)| Event::RunDue { run, at }).collect()
 }
 
 fn reconcile_worker(

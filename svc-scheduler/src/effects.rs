@@ -5,10 +5,10 @@
 //! which is forgotten with the process. So after a restart, or when a worker attaches again,
 //! everything that is unfinished is said again.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use eventlog::{Clock, Origin, Stopped};
-use ids::{LeaseToken, RunId, WorkerId};
+use ids::{LeaseToken, RunId, Timestamp, WorkerId};
 use proto::scheduler::v1::Instruction;
 use tokio::{
     sync::{mpsc, watch},
@@ -25,6 +25,8 @@ use crate::{
 
 /// Most assignments that are made durable together.
 const BATCH: usize = 256;
+/// For a delayed run.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
 pub(crate) struct Effects {
     owner: Owner,
@@ -37,6 +39,8 @@ pub(crate) struct Effects {
     /// For the next assignments.
     tokens: Vec<LeaseToken>,
     ledger: Ledger,
+    /// When the next delayed run may start.
+    next_due: Option<Timestamp>,
     wake_at: Option<Instant>,
 }
 
@@ -53,6 +57,7 @@ impl Effects {
             polled: HashMap::new(),
             tokens: vec![],
             ledger,
+            next_due: None,
             wake_at: None,
         }
     }
@@ -88,18 +93,25 @@ impl Effects {
         let connected = Arc::clone(&self.connected.borrow());
         let at = self.clock.now();
         let assign = Command::AssignRuns { connected, tokens: self.tokens.clone(), at };
+        let is_due = self.next_due.is_some_and(|due| due <= at);
+        if is_due {
+            self.ask(Command::ReleaseDue { at }).await?;
+        }
         let mut ledger = std::mem::take(&mut self.ledger);
         // Both are in the inbox before either is answered: one round, one wait for the disk.
         let (assigned, seen) = futures::join!(
             self.owner.ask(assign, origin()),
             self.owner.read(move |state| {
                 let outlook = ledger.look(state, now);
-                (ledger, outlook)
+                (ledger, outlook, state.is_crowded(), state.next_due())
             }),
         );
         self.tokens.drain(..assigned?.map_or(0, |events| events.len()));
-        let (ledger, outlook) = seen?;
-        self.ledger = ledger;
+        let (ledger, outlook, is_crowded, next_due) = seen?;
+        (self.ledger, self.next_due) = (ledger, next_due);
+        if is_crowded {
+            self.ask(Command::EnforceLimits { at }).await?;
+        }
         for (worker, instruction) in outlook.instructions {
             self.send(worker, instruction);
         }
@@ -109,15 +121,26 @@ impl Effects {
         for overdue in outlook.overdue {
             self.expire(overdue).await?;
         }
-        self.wake_at = outlook.wake_at.into_iter().chain(self.polled.values().copied()).min();
+        // A delay is a time of the clock on the wall, which may jump: look again after a while at most.
+        let until_due = |due: Timestamp| {
+            now + Duration::from_millis(due.0.saturating_sub(at.0)).min(LONGEST_SLEEP)
+        };
+        let due = next_due.map(until_due);
+        let polled = self.polled.values().copied();
+        self.wake_at = outlook.wake_at.into_iter().chain(polled).chain(due).min();
         Ok(())
+    }
+
+    /// Its events wake this task again.
+    async fn ask(&self, command: Command) -> Result<Vec<Event>, Stopped> {
+        Ok(self.owner.ask(command, origin()).await?.unwrap_or_default())
     }
 
     async fn release(&mut self, gone: Gone) -> Result<(), Stopped> {
         let max_attempts = self.config.max_infrastructure_attempts;
         let at = self.clock.now();
         let command = Command::ReleaseWorker { worker: gone.worker, max_attempts, at };
-        let events = self.owner.ask(command, origin()).await?.unwrap_or_default();
+        let events = self.ask(command).await?;
         self.revoke(gone.worker, &gone.leases, &events);
         Ok(())
     }
@@ -127,7 +150,7 @@ impl Effects {
         let max_attempts = self.config.max_infrastructure_attempts;
         let (attempt, at) = (lease.attempt, self.clock.now());
         let command = Command::ExpireStart { run, attempt, max_attempts, at };
-        let events = self.owner.ask(command, origin()).await?.unwrap_or_default();
+        let events = self.ask(command).await?;
         self.revoke(worker, &[(run, lease)], &events);
         Ok(())
     }
@@ -135,7 +158,7 @@ impl Effects {
     /// A worker that is attached after all must not go on with what it has lost.
     fn revoke(&mut self, worker: WorkerId, leases: &[(RunId, Lease)], events: &[Event]) {
         for &(run, lease) in leases {
-            if events.iter().any(|event| event.run() == run) {
+            if events.iter().any(|event| event.run() == Some(run)) {
                 self.send(worker, cancel(run, lease));
             }
         }

@@ -18,7 +18,7 @@ pub(crate) type Owner = eventlog::Owner<State, Command, Event, Rejection>;
 
 fn rules() -> Rules<State, Command, Event, Rejection> {
     Rules {
-        owns: &[codec::OWN],
+        owns: &[codec::RUNS, codec::LIMITS],
         follows: &[codec::WORKERS],
         decide,
         stream: codec::stream,

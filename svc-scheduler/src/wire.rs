@@ -1,14 +1,16 @@
 //! Runs, specs and reports in the form that other services see, and that events store.
 
+use std::collections::BTreeSet;
+
 use ids::{
     Attempt, Digest, JobId, LeaseToken, ParseIdError, PipelineId, RunId, Timestamp, WorkerId,
 };
 use proto::{common::v1 as common, scheduler::v1 as pb};
 
 use crate::domain::{
-    self, ArgumentSpec, ArgumentValue, AttemptRecord, Build, Job, JobSpec, JobState, Lease,
-    Placement, Report, Reported, ReportedJob, Run, RunKind, RunSpec, RunState, Selector,
-    SelectorError, State,
+    self, ArgumentSpec, ArgumentValue, AttemptRecord, Build, FullGate, Gate, GroupName,
+    InvalidGroup, Job, JobSpec, JobState, Lease, Limit, Placement, Policy, Report, Reported,
+    ReportedJob, Run, RunKind, RunSpec, RunState, Selector, SelectorError, State, WhenFull,
 };
 
 /// What arrived is not what the protocol says.
@@ -22,6 +24,8 @@ pub(crate) enum WireError {
     Unknown { field: &'static str, value: i32 },
     #[error("selector: {0}")]
     Selector(SelectorError),
+    #[error("group: {0}")]
+    Group(InvalidGroup),
 }
 
 /// The run, from facts of the log alone: why a queued run waits is not among them.
@@ -126,6 +130,8 @@ pub(crate) fn spec(spec: &RunSpec) -> pb::RunSpec {
         source_url: spec.source_url.clone(),
         source_branch: spec.source_branch.clone(),
         selector: spec.selector.to_string(),
+        policy: Some(policy(&spec.policy)),
+        not_before: millis(spec.not_before),
     }
 }
 
@@ -156,7 +162,63 @@ pub(crate) fn read_spec(spec: pb::RunSpec) -> Result<RunSpec, WireError> {
         source_url: spec.source_url,
         source_branch: spec.source_branch,
         selector: Selector::read(&spec.selector).map_err(WireError::Selector)?,
+        policy: read_policy(spec.policy.unwrap_or_default())?,
+        not_before: (spec.not_before > 0).then_some(Timestamp(spec.not_before)),
     })
+}
+
+fn policy(policy: &Policy) -> common::RunPolicy {
+    common::RunPolicy {
+        priority: policy.priority,
+        groups: policy.groups.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn read_policy(policy: common::RunPolicy) -> Result<Policy, WireError> {
+    let groups: Result<BTreeSet<GroupName>, _> =
+        policy.groups.iter().map(|name| name.parse()).collect();
+    let groups = groups.map_err(WireError::Group)?;
+    Ok(Policy { priority: policy.priority, groups: groups.into_iter().collect() })
+}
+
+fn full_gate(full: &FullGate) -> pb::FullLimit {
+    pb::FullLimit { gate: Some(gate(&full.gate)), running: full.running, limit: full.limit }
+}
+
+pub(crate) fn gate(gate: &Gate) -> pb::Gate {
+    let gate = match gate {
+        Gate::Pipeline(id) => pb::gate::Gate::PipelineId(id.0),
+        Gate::Group(name) => pb::gate::Gate::Group(name.to_string()),
+    };
+    pb::Gate { gate: Some(gate) }
+}
+
+pub(crate) fn read_gate(gate: pb::Gate) -> Result<Gate, WireError> {
+    match gate.gate.ok_or(WireError::Missing("gate"))? {
+        pb::gate::Gate::PipelineId(id) => Ok(Gate::Pipeline(PipelineId(id))),
+        pb::gate::Gate::Group(name) => name.parse().map(Gate::Group).map_err(WireError::Group),
+    }
+}
+
+pub(crate) fn limit(limit: Limit) -> pb::Limit {
+    let when_full = match limit.when_full {
+        WhenFull::Queue => pb::WhenFull::Queue,
+        WhenFull::CancelOlder => pb::WhenFull::CancelOlder,
+        WhenFull::CancelNewer => pb::WhenFull::CancelNewer,
+    };
+    pb::Limit { running: limit.running, when_full: when_full.into() }
+}
+
+pub(crate) fn read_limit(limit: pb::Limit) -> Result<Limit, WireError> {
+    let value = limit.when_full;
+    let when_full = pb::WhenFull::try_from(value)
+        .map_err(|_| WireError::Unknown { field: "when_full", value })?;
+    let when_full = match when_full {
+        pb::WhenFull::Queue => WhenFull::Queue,
+        pb::WhenFull::CancelOlder => WhenFull::CancelOlder,
+        pb::WhenFull::CancelNewer => WhenFull::CancelNewer,
+    };
+    Ok(Limit { running: limit.running, when_full })
 }
 
 fn digest(digest: Option<Digest>) -> bytes::Bytes {
@@ -304,5 +366,10 @@ pub(crate) fn placement(placement: Placement) -> pb::Placement {
         matching_not_connected: placement.not_connected as u32,
         missing: placement.missing.into_iter().map(missing).collect(),
         queue_position: placement.queue_position as u32,
+        limits: placement.full_gates.iter().map(full_gate).collect(),
+        delayed_until: millis(placement.delayed_until),
+        priority: placement.priority,
+        owner_running: placement.owner_running,
+        owners_before: placement.owners_before as u32,
     }
 }

@@ -28,6 +28,8 @@ pub enum PipelineCommand {
         #[arg(long)]
         no_watch: bool,
     },
+    /// Change a pipeline; what is not named stays as it is
+    Set(SetArgs),
     /// Start a run
     Run(StartArgs),
     /// Remove a pipeline; its runs stay in the history
@@ -58,6 +60,8 @@ pub struct CreateArgs {
     /// Name or id of the only worker that may run it
     #[arg(long, value_name = "WORKER", default_value = "")]
     pub worker: String,
+    #[command(flatten)]
+    pub policy: PolicyArgs,
     /// User for the repository
     #[arg(long, default_value = "")]
     pub git_user: String,
@@ -70,6 +74,55 @@ pub struct CreateArgs {
     /// Do not wait for the build
     #[arg(long)]
     pub no_watch: bool,
+}
+
+#[derive(Args, Debug, Default)]
+pub struct SetArgs {
+    /// Name or id
+    pub pipeline: String,
+    /// New name
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Tags that a worker must have, with commas between them, instead of those it has now
+    #[arg(long, value_name = "TAGS", value_delimiter = ',')]
+    pub tags: Option<Vec<String>>,
+    /// What a worker must and should be; empty: nothing
+    #[arg(long, value_name = "SELECTOR")]
+    pub selector: Option<String>,
+    /// Name or id of the only worker that may run it; empty: any
+    #[arg(long, value_name = "WORKER")]
+    pub worker: Option<String>,
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+}
+
+/// How runs are treated.
+#[derive(Args, Debug, Default)]
+pub struct PolicyArgs {
+    /// -100 to 100; higher is sooner, and a point is worth a minute of waiting
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub priority: Option<i32>,
+    /// Named groups that have limits in common, with commas between them; see `gaia limit`
+    #[arg(long = "group", value_name = "GROUPS", value_delimiter = ',')]
+    pub groups: Option<Vec<String>>,
+}
+
+impl PolicyArgs {
+    fn json(&self) -> serde_json::Value {
+        let mut policy = serde_json::Map::new();
+        if let Some(priority) = self.priority {
+            policy.insert("priority".into(), priority.into());
+        }
+        if let Some(groups) = &self.groups {
+            policy.insert("groups".into(), without_empty(groups).into());
+        }
+        policy.into()
+    }
+}
+
+/// `--tags ''` means none.
+fn without_empty(names: &[String]) -> Vec<String> {
+    names.iter().filter(|name| !name.trim().is_empty()).cloned().collect()
 }
 
 #[derive(Args, Debug, Default)]
@@ -88,6 +141,11 @@ pub struct StartArgs {
     /// Name or id of the only worker that may take it
     #[arg(long, value_name = "WORKER")]
     pub worker: Option<String>,
+    #[command(flatten)]
+    pub policy: PolicyArgs,
+    /// Seconds to wait before it is started
+    #[arg(long, value_name = "SECONDS", default_value_t)]
+    pub delay: u64,
     /// Follow the run to its end; the exit code is 0 for success, 1 for failed, 3 for cancelled
     #[arg(long, short)]
     pub watch: bool,
@@ -121,6 +179,11 @@ pub async fn pipeline(command: PipelineCommand, client: &Client, output: Output)
             let pipeline: Pipeline =
                 client.get(&format!("/api/v1/pipeline/{}", pipeline.id)).await?;
             watch_build(client, &pipeline, output, no_watch).await
+        }
+        PipelineCommand::Set(args) => {
+            let pipeline = set(client, &args).await?;
+            output.show(&pipeline, |pipeline| format!("Pipeline {} is changed.", pipeline.name))?;
+            Ok(0)
         }
         PipelineCommand::Run(args) => {
             let watch = args.watch;
@@ -161,6 +224,7 @@ pub async fn create(client: &Client, args: &CreateArgs) -> Result<Pipeline> {
         "tags": args.tags,
         "selector": args.selector,
         "worker": args.worker,
+        "policy": args.policy.json(),
         "repo": {
             "url": args.url,
             "selectedbranch": args.branch,
@@ -171,6 +235,24 @@ pub async fn create(client: &Client, args: &CreateArgs) -> Result<Pipeline> {
     }});
     let created: Pipeline = client.post("/api/v1/pipeline", &body).await?;
     Ok(created)
+}
+
+async fn set(client: &Client, args: &SetArgs) -> Result<Pipeline> {
+    let pipeline = find_pipeline(client, &args.pipeline).await?;
+    let mut body = json!({ "policy": args.policy.json() });
+    for (key, value) in
+        [("name", &args.name), ("selector", &args.selector), ("worker", &args.worker)]
+    {
+        if let Some(value) = value {
+            body[key] = value.as_str().into();
+        }
+    }
+    if let Some(tags) = &args.tags {
+        body["tags"] = without_empty(tags).into();
+    }
+    let path = format!("/api/v1/pipeline/{}", pipeline.id);
+    let changed = client.call(Method::PUT, &path, Some(&body)).await?;
+    serde_json::from_slice(&changed).context("read the pipeline")
 }
 
 pub async fn start(client: &Client, pipeline: &Pipeline, args: &StartArgs) -> Result<Run> {

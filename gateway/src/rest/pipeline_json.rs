@@ -8,7 +8,7 @@ use proto::{
 };
 use serde::Serialize;
 
-use super::time::rfc3339;
+use super::{policy::PolicyJson, time::rfc3339};
 
 #[derive(Debug, Serialize)]
 pub(super) struct PipelineJson {
@@ -30,6 +30,7 @@ pub(super) struct PipelineJson {
     worker: String,
     /// What it asks of its workers beside type and tags.
     selector: String,
+    policy: PolicyJson,
     /// Of the newest build: "building", "built" or "failed".
     buildstate: &'static str,
     buildrunid: String,
@@ -114,6 +115,7 @@ impl From<Pipeline> for PipelineJson {
             created_by: pipeline.created_by,
             worker: pipeline.pinned_worker,
             selector: pipeline.selector,
+            policy: pipeline.policy.into(),
         }
     }
 }

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use axum::{Json, extract::State, http::StatusCode};
-use ids::{PipelineId, RunId};
+use ids::{PipelineId, RunId, Timestamp};
 use proto::{
     access::v1::ListSecretsRequest,
     common::v1::{ArgumentValue, Build, Caller, JobSpec},
     pipelines::v1::{
-        BuildPipelineRequest, BuildState, CreatePipelineRequest, Credentials, GetPipelineRequest,
-        ListPipelinesRequest, Pipeline,
+        BuildPipelineRequest, BuildState, ChangePipelineRequest, CreatePipelineRequest,
+        Credentials, GetPipelineRequest, ListPipelinesRequest, Pipeline, Tags,
     },
     scheduler::v1::{RunKind, RunSpec, SubmitRunRequest},
 };
@@ -20,6 +20,7 @@ use tonic::Code;
 use super::{
     Params, Payload, Query, User,
     pipeline_json::{PipelineJson, build_state},
+    policy,
     run_json::RunJson,
     runs, selectors,
     time::rfc3339,
@@ -48,6 +49,8 @@ struct Wish {
     /// What it asks of its workers beside type and tags.
     #[serde(default)]
     selector: String,
+    /// How its runs are treated.
+    policy: Option<policy::Wish>,
     repo: Option<Repo>,
     #[serde(flatten)]
     flat: Repo,
@@ -127,6 +130,7 @@ impl Creation {
             caller: Some(caller),
             pinned_worker: wish.worker,
             selector: wish.selector,
+            policy: Some(wish.policy.unwrap_or_default().apply(None)?),
         })
     }
 }
@@ -244,7 +248,43 @@ pub(super) async fn show(
     Ok(Json(pipeline(&gate, &params).await?.into()))
 }
 
-fn change(user: User, params: &Params) -> Result<BuildPipelineRequest, ApiError> {
+/// What is not named stays as it is. Gaia sends the whole pipeline, of which this is a part.
+#[derive(Debug, Deserialize)]
+struct Change {
+    name: Option<String>,
+    tags: Option<Vec<String>>,
+    #[serde(alias = "pinned_worker")]
+    worker: Option<String>,
+    selector: Option<String>,
+    policy: Option<policy::Wish>,
+}
+
+pub(super) async fn change(
+    State(gate): State<Gate>,
+    user: User,
+    params: Params,
+    payload: Payload,
+) -> Result<Json<PipelineJson>, ApiError> {
+    let Change { name, tags, worker, selector, policy } = payload.json()?;
+    let known = pipeline(&gate, &params).await?;
+    for (field, text) in [("name", &name), ("worker", &worker)] {
+        limits::text(field, text.as_deref().unwrap_or_default(), limits::NAME)?;
+    }
+    limits::tags(tags.as_deref().unwrap_or_default())?;
+    selectors::must_be_readable(&gate, selector.as_deref().unwrap_or_default()).await?;
+    let request = ChangePipelineRequest {
+        id: known.id,
+        caller: Some(user.caller),
+        name,
+        tags: tags.map(|tags| Tags { tags }),
+        pinned_worker: worker,
+        selector,
+        policy: policy.map(|policy| policy.apply(known.policy)).transpose()?,
+    };
+    Ok(Json(gate.pipelines().change_pipeline(request).await?.into_inner().into()))
+}
+
+fn named(user: User, params: &Params) -> Result<BuildPipelineRequest, ApiError> {
     let id: PipelineId = params.get("pipelineid")?;
     Ok(BuildPipelineRequest { id: id.0, caller: Some(user.caller) })
 }
@@ -254,7 +294,7 @@ pub(super) async fn remove(
     user: User,
     params: Params,
 ) -> Result<&'static str, ApiError> {
-    gate.pipelines().delete_pipeline(change(user, &params)?).await?;
+    gate.pipelines().delete_pipeline(named(user, &params)?).await?;
     Ok("Pipeline has been deleted")
 }
 
@@ -263,7 +303,7 @@ pub(super) async fn pull(
     user: User,
     params: Params,
 ) -> Result<Json<PipelineJson>, ApiError> {
-    let pipeline = gate.pipelines().build_pipeline(change(user, &params)?).await?.into_inner();
+    let pipeline = gate.pipelines().build_pipeline(named(user, &params)?).await?.into_inner();
     wait_for_build(&gate, &pipeline).await;
     Ok(Json(pipeline.into()))
 }
@@ -295,6 +335,11 @@ struct Options {
     /// Id or name of the only worker that may take it.
     #[serde(default)]
     worker: String,
+    /// What of the pipeline's policy is different for this run.
+    policy: Option<policy::Wish>,
+    /// Seconds to wait before it is started.
+    #[serde(default)]
+    delay: u64,
     /// The run's unique id: a start that is sent again makes no second run.
     idempotency: Option<String>,
 }
@@ -331,7 +376,7 @@ pub(super) async fn start(
     selectors::must_be_readable(&gate, &options.selector).await?;
     let request = SubmitRunRequest {
         run_id: run,
-        spec: Some(spec(pipeline, build, options)?),
+        spec: Some(spec(pipeline, build, options, gate.now())?),
         start_reason: "manual".to_owned(),
         caller: Some(user.caller),
     };
@@ -339,7 +384,12 @@ pub(super) async fn start(
     Ok((StatusCode::CREATED, Json(run.into())))
 }
 
-fn spec(pipeline: Pipeline, build: Build, options: Options) -> Result<RunSpec, ApiError> {
+fn spec(
+    pipeline: Pipeline,
+    build: Build,
+    options: Options,
+    now: Timestamp,
+) -> Result<RunSpec, ApiError> {
     let arguments = arguments(&build.jobs, options.args)?;
     let mut tags = pipeline.tags;
     for tag in options.tags {
@@ -363,6 +413,11 @@ fn spec(pipeline: Pipeline, build: Build, options: Options) -> Result<RunSpec, A
         jobs: build.jobs,
         arguments,
         selector: selector.trim().to_owned(),
+        policy: Some(options.policy.unwrap_or_default().apply(pipeline.policy)?),
+        not_before: match options.delay {
+            0 => 0,
+            delay => now.0.saturating_add(delay.saturating_mul(1_000)),
+        },
         ..RunSpec::default()
     })
 }

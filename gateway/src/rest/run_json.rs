@@ -1,13 +1,15 @@
 //! A run as JSON: Gaia's fields, and what is ours.
 
 use proto::scheduler::v1::{
-    Attempt, JobState, JobStatus, Placement, Run, RunKind, RunSpec, RunState,
+    Attempt, FullLimit, JobState, JobStatus, Placement, Run, RunKind, RunSpec, RunState,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
+    concurrency,
     pipeline_json::{JobJson, ResultJson, jobs},
+    policy::PolicyJson,
     time::rfc3339,
 };
 use crate::orders;
@@ -32,6 +34,9 @@ pub(super) struct RunJson {
     worker: String,
     /// What it asks of its worker beside type and tags.
     selector: String,
+    policy: PolicyJson,
+    /// Milliseconds since the epoch; 0: at once.
+    not_before: u64,
     started_by: String,
     attempts: Vec<AttemptJson>,
     reason: String,
@@ -88,6 +93,8 @@ impl From<Run> for RunJson {
             pipelinename: spec.pipeline_name,
             worker: spec.pinned_worker,
             selector: spec.selector,
+            policy: spec.policy.into(),
+            not_before: spec.not_before,
             started_by: run.started_by,
             attempts: run.attempts.into_iter().map(AttemptJson::from).collect(),
             reason: run.reason,
@@ -156,6 +163,14 @@ fn job_status(state: JobState) -> &'static str {
     }
 }
 
+fn full_limit(full: &FullLimit) -> Value {
+    let mut shown = json!({ "running_now": full.running, "running": full.limit });
+    if let Some((key, value)) = concurrency::named(full.gate.as_ref()) {
+        shown[key] = value;
+    }
+    shown
+}
+
 /// Why a run waits.
 pub(super) fn placement(placement: Placement) -> Value {
     let missing = placement.missing.iter();
@@ -170,5 +185,10 @@ pub(super) fn placement(placement: Placement) -> Value {
             .map(|missing| json!({ "tag": missing.tag, "workers": missing.workers }))
             .collect::<Vec<_>>(),
         "queue_position": placement.queue_position,
+        "limits": placement.limits.iter().map(full_limit).collect::<Vec<_>>(),
+        "delayed_until": placement.delayed_until,
+        "priority": placement.priority,
+        "owner_running": placement.owner_running,
+        "owners_before": placement.owners_before,
     })
 }

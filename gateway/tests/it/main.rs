@@ -5,6 +5,7 @@
 mod agent;
 mod bulk;
 mod client;
+mod concurrency;
 mod house;
 mod identity;
 mod intake;

@@ -36,6 +36,10 @@ fn build() -> Build {
     }
 }
 
+fn policy() -> Policy {
+    Policy { priority: -3, groups: vec!["db".into()] }
+}
+
 /// What each line of `golden.txt` stands for.
 fn events() -> Vec<Event> {
     let (pipeline, at) = (PipelineId(3), Timestamp(1_000));
@@ -47,15 +51,27 @@ fn events() -> Vec<Event> {
         tags: vec!["gpu".into(), "eu".into()],
         pinned_worker: "big".into(),
         selector: "mem>=16".into(),
+        policy: policy(),
     };
     let created = |spec| {
         let (sealed, by) = (Sealed(vec![1, 2, 3]), "user:ann".into());
         Event::PipelineCreated { pipeline, spec, sealed, by, at }
     };
     vec![
-        // Version 1 had no selector.
-        created(Spec { selector: String::new(), ..spec.clone() }),
+        // Version 1 had no selector, version 2 no policy.
+        created(Spec { selector: String::new(), policy: Policy::default(), ..spec.clone() }),
+        created(Spec { policy: Policy::default(), ..spec.clone() }),
         created(spec),
+        Event::PipelineChanged {
+            pipeline,
+            name: "new".into(),
+            tags: vec!["eu".into()],
+            pinned_worker: "big".into(),
+            selector: "ssd".into(),
+            policy: policy(),
+            by: "user:ann".into(),
+            at,
+        },
         Event::BuildRequested { pipeline, run: run(), at },
         Event::PipelineBuilt { pipeline, run: run(), version: 4, build: build(), at },
         Event::BuildFailed { pipeline, run: run(), reason: "no gcc".into(), at },

@@ -5,6 +5,8 @@
 
 use std::{collections::BTreeSet, fmt};
 
+use super::policy::Policy;
+
 /// In characters.
 const LONGEST_NAME: usize = 50;
 const MOST_TAGS: usize = 64;
@@ -71,6 +73,17 @@ pub struct Wish {
     pub tags: Vec<String>,
     pub pinned_worker: String,
     pub selector: String,
+    pub policy: Policy,
+}
+
+/// What is to be different; `None`: nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    pub name: Option<String>,
+    pub tags: Option<Vec<String>>,
+    pub pinned_worker: Option<String>,
+    pub selector: Option<String>,
+    pub policy: Option<Policy>,
 }
 
 /// As it is kept: checked, and each thing in its one form.
@@ -87,6 +100,7 @@ pub struct Spec {
     pub pinned_worker: String,
     /// What it asks of its workers besides, in the scheduler's language.
     pub selector: String,
+    pub policy: Policy,
 }
 
 /// A field that cannot be accepted.
@@ -97,7 +111,7 @@ pub struct InvalidField {
     pub why: String,
 }
 
-fn invalid<T>(field: &'static str, why: impl Into<String>) -> Result<T, InvalidField> {
+pub(super) fn invalid<T>(field: &'static str, why: impl Into<String>) -> Result<T, InvalidField> {
     Err(InvalidField { field, why: why.into() })
 }
 
@@ -111,7 +125,30 @@ impl Wish {
             tags: tags(self.tags)?,
             pinned_worker: pinned_worker(&self.pinned_worker)?,
             selector: selector(&self.selector)?,
+            policy: self.policy.check()?,
         })
+    }
+}
+
+impl Change {
+    /// What it makes of a pipeline.
+    pub(super) fn check(self, mut spec: Spec) -> Result<Spec, InvalidField> {
+        if let Some(new) = self.name {
+            spec.name = name(&new)?;
+        }
+        if let Some(new) = self.tags {
+            spec.tags = tags(new)?;
+        }
+        if let Some(new) = self.pinned_worker {
+            spec.pinned_worker = pinned_worker(&new)?;
+        }
+        if let Some(new) = self.selector {
+            spec.selector = selector(&new)?;
+        }
+        if let Some(new) = self.policy {
+            spec.policy = new.check()?;
+        }
+        Ok(spec)
     }
 }
 

@@ -314,6 +314,46 @@ fn tags_are_few_short_and_different() {
 }
 
 #[test]
+fn what_people_may_change_is_checked_like_new() {
+    let given = [created(1, "hello"), requested(1, 7), created(2, "other"), requested(2, 8)];
+    let some = |text: &str| Some(text.to_owned());
+    let policy = Policy { priority: 5, groups: vec!["DB".into(), "db".into()] };
+    let wanted = Change {
+        name: some("Hello"),
+        selector: some(" ssd "),
+        policy: Some(policy),
+        ..Change::default()
+    };
+    let changed = Event::PipelineChanged {
+        pipeline: PipelineId(1),
+        name: "Hello".into(),
+        tags: vec![],
+        pinned_worker: String::new(),
+        selector: "ssd".into(),
+        policy: Policy { priority: 5, groups: vec!["db".into()] },
+        by: "me".into(),
+        at: AT,
+    };
+    let facts =
+        |events: &[Event]| -> Vec<Fact> { events.iter().cloned().map(Fact::from).collect() };
+    check(&facts(&given), change(1, wanted.clone()), Ok(vec![changed.clone()]));
+    let after = facts(&[given.to_vec(), vec![changed]].concat());
+    check(&after, change(1, wanted), Ok(vec![]));
+    let taken = Change { name: some("HELLO"), ..Change::default() };
+    let refused = Rejection::NameTaken { name: "HELLO".into(), by: PipelineId(1) };
+    check(&after, change(2, taken), Err(refused));
+    check(&after, change(9, Change::default()), Err(Rejection::UnknownPipeline(PipelineId(9))));
+    for (field, policy) in [
+        ("priority", Policy { priority: 101, groups: vec![] }),
+        ("priority", Policy { priority: i32::MIN, groups: vec![] }),
+        ("groups", Policy { priority: 0, groups: vec!["a b".into()] }),
+        ("groups", Policy { priority: 0, groups: vec!["a".into(); 9] }),
+    ] {
+        check_field(Wish { policy, ..wish("a") }, field);
+    }
+}
+
+#[test]
 fn a_pinned_worker_is_one_line() {
     let pinned = Wish { pinned_worker: " my worker ".into(), ..wish("a") };
     assert_eq!(accepted(pinned).pinned_worker, "my worker");
@@ -437,7 +477,8 @@ impl Input {
                     (*run, *pipeline) = (awaited, build.pipeline);
                 }
             }
-            Self::Command(Command::DeletePipeline { .. }) | Self::Fact(Fact::Pipeline(_)) => {}
+            Self::Command(Command::ChangePipeline { .. } | Command::DeletePipeline { .. })
+            | Self::Fact(Fact::Pipeline(_)) => {}
         }
         self
     }
@@ -453,6 +494,9 @@ fn any_input() -> impl Strategy<Value = Input> {
     let command = prop_oneof![
         "[aAb]{1,2}".prop_map(|name| create(0, wish(&name), 0)),
         pipeline().prop_map(|pipeline| rebuild(pipeline.0, 0)),
+        (pipeline(), "[aAb]{1,2}").prop_map(|(pipeline, name)| {
+            change(pipeline.0, Change { name: Some(name), ..Change::default() })
+        }),
         pipeline().prop_map(|pipeline| Command::DeletePipeline {
             pipeline,
             by: "me".into(),
@@ -493,6 +537,10 @@ fn create(id: u64, wish: Wish, run_number: u128) -> Command {
     }
 }
 
+fn change(pipeline: u64, change: Change) -> Command {
+    Command::ChangePipeline { pipeline: PipelineId(pipeline), change, by: "me".into(), at: AT }
+}
+
 fn rebuild(pipeline: u64, run_number: u128) -> Command {
     Command::RequestBuild { pipeline: PipelineId(pipeline), run: run(run_number), at: AT }
 }
@@ -510,6 +558,7 @@ fn created(id: u64, name: &str) -> Event {
         tags: vec![],
         pinned_worker: String::new(),
         selector: String::new(),
+        policy: Policy::default(),
     };
     let sealed = Sealed(vec![1, 2, 3]);
     Event::PipelineCreated { pipeline: PipelineId(id), spec, sealed, by: "me".into(), at: AT }

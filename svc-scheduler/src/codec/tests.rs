@@ -6,7 +6,8 @@ use uuid::Uuid;
 
 use super::*;
 use crate::domain::{
-    ArgumentSpec, ArgumentValue, Build, JobSpec, JobState, RunKind, RunSpec, Selector,
+    ArgumentSpec, ArgumentValue, Build, JobSpec, JobState, Limit, Policy, RunKind, RunSpec,
+    Selector, WhenFull,
 };
 
 fn run() -> RunId {
@@ -43,6 +44,8 @@ fn spec() -> RunSpec {
         source_url: "u".into(),
         source_branch: "b".into(),
         selector: Selector::parse("mem>=16 !slow ssd~10 tolerate:ci").unwrap(),
+        policy: Policy { priority: -3, groups: vec!["db".parse().unwrap()] },
+        not_before: Some(Timestamp(900)),
     }
 }
 
@@ -62,10 +65,19 @@ fn every_event() -> Vec<Event> {
         started_by: text("user:a"),
         at,
     };
+    let version_2 = || RunSpec { policy: Policy::default(), not_before: None, ..spec() };
     vec![
-        // Version 1 had no selector.
-        submitted(RunSpec { selector: Selector::default(), ..spec() }),
+        submitted(RunSpec { selector: Selector::default(), ..version_2() }),
+        submitted(version_2()),
         submitted(spec()),
+        Event::RunDue { run, at },
+        Event::LimitChanged {
+            gate: Gate::Group("db".parse().unwrap()),
+            limit: Some(Limit { running: 7, when_full: WhenFull::CancelNewer }),
+            by: text("user:a"),
+            note: text("n"),
+            at,
+        },
         Event::RunAssigned { run, attempt, worker, token, at },
         Event::RunStarted { run, attempt, at },
         Event::JobStarted { run, attempt, job: JobId(3), at },

@@ -1,17 +1,22 @@
 //! Which queued run goes to which worker.
 //!
-//! The oldest run that can go anywhere goes first, to the suitable worker that its selector prefers most,
+//! Of the runs that can go anywhere, one of the owner with the fewest runs on workers goes first, and of
+//! those the one with the earliest place. It goes to the suitable worker that its selector prefers most,
 //! and of equal ones to that with the most free slots.
 //! The cost depends on the numbers of lines, of workers with room and of assignments, not on how many
 //! runs wait.
 
-use std::{cmp::Reverse, collections::BinaryHeap};
+use std::{
+    cmp::{Ordering, Reverse},
+    collections::{BinaryHeap, HashMap, btree_set},
+};
 
-use ids::{Attempt, LeaseToken, Timestamp, WorkerId};
+use ids::{Attempt, LeaseToken, RunId, Timestamp, WorkerId};
 
 use super::{
     Event, RunState,
-    queue::Class,
+    limit::Gate,
+    queue::{Class, Owner, Place},
     state::State,
     worker::{Connected, Presence, Worker},
 };
@@ -124,39 +129,163 @@ pub(super) fn assign_runs(
     if state.queued() == 0 {
         return vec![];
     }
+    let mut pass = Pass::of(state, Seats::of(state, connected));
+    let mut tokens = tokens.into_iter();
+    let mut events = vec![];
     // Whoever looks for what was assigned since then must find all of it, whatever the clock did and
     // in whatever order commands arrive.
     let at = at.max(state.last_assigned());
-    let mut seats = Seats::of(state, connected);
-    let mut free: u32 = seats.with_room.iter().map(|seat| seat.free).sum();
-    let mut lines: Vec<_> =
-        state.queue.lines().map(|(class, line)| (class, line.iter(), None)).collect();
-    let mut heads: BinaryHeap<_> = lines
-        .iter_mut()
-        .enumerate()
-        .filter_map(|(index, (_, line, _))| Some(Reverse((*line.next()?, index))))
-        .collect();
-    let mut tokens = tokens.into_iter();
-    let mut events = vec![];
-    while free > 0
-        && let Some(Reverse(((_, run), index))) = heads.pop()
+    while let Some(token) = tokens.next()
+        && let Some((run, worker)) = pass.next()
     {
-        let (class, line, choice) = &mut lines[index];
-        let choice = choice.get_or_insert_with(|| seats.for_line(class));
-        let roomy = choice.iter().filter(|choice| seats.with_room[choice.at].free > 0);
+        let attempts = state.run(run).map_or(0, |run| run.attempts.len());
+        let attempt = Attempt(attempts as u32 + 1);
+        events.push(Event::RunAssigned { run, attempt, worker, token, at });
+    }
+    events
+}
+
+/// One time through the lines.
+struct Pass<'a> {
+    state: &'a State,
+    seats: Seats<'a>,
+    free: u32,
+    classes: Vec<WaitingClass<'a>>,
+    heads: BinaryHeap<Reverse<Head<'a>>>,
+    /// Runs that each owner has, with those given in this pass.
+    shares: HashMap<&'a Owner, u32>,
+    /// Likewise of each gate.
+    passed: HashMap<&'a Gate, u32>,
+}
+
+struct WaitingClass<'a> {
+    class: &'a Class,
+    /// Looked up when the first of its runs comes up.
+    choices: Option<Vec<Choice>>,
+}
+
+/// The first run of a line. Who has fewer runs on workers goes first; among equals, the earlier place.
+struct Head<'a> {
+    share: u32,
+    place: Place,
+    owner: &'a Owner,
+    class: usize,
+    rest: btree_set::Iter<'a, Place>,
+}
+
+impl<'a> Pass<'a> {
+    fn of(state: &'a State, seats: Seats<'a>) -> Self {
+        let free = seats.with_room.iter().map(|seat| seat.free).sum();
+        let mut pass = Self {
+            state,
+            seats,
+            free,
+            classes: vec![],
+            heads: BinaryHeap::new(),
+            shares: HashMap::new(),
+            passed: HashMap::new(),
+        };
+        if free == 0 {
+            return pass;
+        }
+        for (class, lines) in state.queue.lines() {
+            if !pass.is_open(class) {
+                continue;
+            }
+            let index = pass.classes.len();
+            pass.classes.push(WaitingClass { class, choices: None });
+            for (owner, line) in lines {
+                let share = *pass.shares.entry(owner).or_insert_with(|| state.share(owner));
+                pass.push(share, owner, index, line.iter());
+            }
+        }
+        pass
+    }
+
+    fn push(
+        &mut self,
+        share: u32,
+        owner: &'a Owner,
+        class: usize,
+        mut rest: btree_set::Iter<'a, Place>,
+    ) {
+        if let Some(&place) = rest.next() {
+            self.heads.push(Reverse(Head { share, place, owner, class, rest }));
+        }
+    }
+
+    /// Whether the limits let one more of these runs through.
+    fn is_open(&self, class: &Class) -> bool {
+        class.gates.iter().all(|gate| {
+            let passed = self.passed.get(gate).copied().unwrap_or_default();
+            self.state.crowd(gate).is_none_or(|crowd| crowd.has_room_for(passed + 1))
+        })
+    }
+
+    /// The next run, and the worker that gets it.
+    fn next(&mut self) -> Option<(RunId, WorkerId)> {
+        while self.free > 0 {
+            let Reverse(mut head) = self.heads.pop()?;
+            let share = self.shares[head.owner];
+            if head.share != share {
+                // The owner was given others meanwhile.
+                head.share = share;
+                self.heads.push(Reverse(head));
+                continue;
+            }
+            let class = self.classes[head.class].class;
+            if !self.is_open(class) {
+                continue;
+            }
+            let Some(seat) = self.choose(head.class) else { continue };
+            self.seats.with_room[seat].free -= 1;
+            self.free -= 1;
+            for gate in class.gates.iter() {
+                *self.passed.entry(gate).or_default() += 1;
+            }
+            self.shares.insert(head.owner, share + 1);
+            let run = head.place.run;
+            self.push(share + 1, head.owner, head.class, head.rest);
+            return Some((run, self.seats.with_room[seat].id));
+        }
+        None
+    }
+
+    fn choose(&mut self, class: usize) -> Option<usize> {
+        let Self { seats, classes, .. } = self;
+        let WaitingClass { class, choices } = &mut classes[class];
+        let choices = choices.get_or_insert_with(|| seats.for_line(class));
+        let roomy = choices.iter().filter(|choice| seats.with_room[choice.at].free > 0);
         // Of equals, the first.
         let best = roomy.max_by_key(|choice| {
             (choice.score, seats.with_room[choice.at].free, Reverse(choice.at))
         });
-        let Some(&Choice { at: chosen, .. }) = best else { continue };
-        let Some(token) = tokens.next() else { break };
-        let seat = &mut seats.with_room[chosen];
-        seat.free -= 1;
-        free -= 1;
-        let attempts = state.run(run).map_or(0, |run| run.attempts.len());
-        let attempt = Attempt(attempts as u32 + 1);
-        events.push(Event::RunAssigned { run, attempt, worker: seat.id, token, at });
-        heads.extend(line.next().map(|&place| Reverse((place, index))));
+        best.map(|choice| choice.at)
     }
-    events
+}
+
+impl Head<'_> {
+    fn rank(&self) -> (u32, Place) {
+        (self.share, self.place)
+    }
+}
+
+impl PartialEq for Head<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.rank() == other.rank()
+    }
+}
+
+impl Eq for Head<'_> {}
+
+impl PartialOrd for Head<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Head<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.rank().cmp(&other.rank())
+    }
 }

@@ -1,10 +1,11 @@
 //! Why a run waits, in numbers and in one sentence.
 
-use ids::{RunId, WorkerId};
+use ids::{RunId, Timestamp, WorkerId};
 
 use super::{
     assign::Seats,
-    queue::Class,
+    limit::Gate,
+    queue::{Class, Place},
     run::{Run, RunState},
     selector::Unmet,
     state::State,
@@ -29,6 +30,23 @@ pub struct Placement {
     pub missing: Vec<Missing>,
     /// Runs before it that want the same.
     pub queue_position: usize,
+    /// Limits that hold it back.
+    pub full_gates: Vec<FullGate>,
+    /// When it may be started.
+    pub delayed_until: Option<Timestamp>,
+    pub priority: i32,
+    /// Runs of who started it that are on workers.
+    pub owner_running: u32,
+    /// Others who want the same and have fewer on workers, so that theirs go first.
+    pub owners_before: usize,
+}
+
+/// A limit that lets nothing through now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FullGate {
+    pub gate: Gate,
+    pub running: u32,
+    pub limit: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,16 +62,41 @@ pub struct Missing {
 pub fn explain(state: &State, id: RunId, connected: &Connected) -> Option<Placement> {
     let run = state.run(id)?;
     let mut placement = placement(state, run, connected);
-    if run.state == RunState::Queued {
-        let place = (run.submitted_at, id);
-        let before = state.queue.position(&Class::of(run), &place, MAX_POSITION);
-        if before > 0 {
-            placement.summary =
-                format!("{}; {} before it", placement.summary, count(before, "run"));
-        }
-        placement.queue_position = before;
+    placement.priority = run.spec.policy.priority;
+    placement.owner_running = state.share(&run.owner);
+    if run.state == RunState::Queued && run.delayed_until.is_none() {
+        add_position(state, id, run, &mut placement);
     }
     Some(placement)
+}
+
+/// How many go before it, and why.
+fn add_position(state: &State, id: RunId, run: &Run, placement: &mut Placement) {
+    let (class, place) = (Class::of(run), Place::of(id, run));
+    let own_share = placement.owner_running;
+    for (owner, line) in state.queue.of_class(&class) {
+        let share = state.share(owner);
+        if *owner == run.owner || share == own_share {
+            let most = MAX_POSITION.saturating_sub(placement.queue_position);
+            placement.queue_position += line.range(..place).take(most).count();
+        } else if share < own_share {
+            placement.owners_before += 1;
+            placement.queue_position += usize::from(placement.queue_position < MAX_POSITION);
+        }
+    }
+    let (before, others) = (placement.queue_position, placement.owners_before);
+    if before > 0 {
+        placement.summary = format!("{}; {} before it", placement.summary, count(before, "run"));
+    }
+    if others > 0 {
+        placement.summary = format!(
+            "{}, since {} has {} on workers and {} fewer",
+            placement.summary,
+            run.owner,
+            count(own_share as usize, "run"),
+            if others == 1 { "another user has".into() } else { format!("{others} others have") },
+        );
+    }
 }
 
 /// Why the run waits, but for its place in the line: the same for all runs that ask for the same.
@@ -63,6 +106,8 @@ pub fn placement(state: &State, run: &Run, connected: &Connected) -> Placement {
     let mut placement = Placement {
         workers: state.workers().count(),
         missing: missing(state, &class.requirement),
+        full_gates: full_gates(state, &class),
+        delayed_until: run.delayed_until,
         ..Placement::default()
     };
     let matching = |(id, worker): &(WorkerId, &Worker)| {
@@ -82,6 +127,15 @@ pub fn placement(state: &State, run: &Run, connected: &Connected) -> Placement {
     }
     placement.summary = summary(state, run, &class, &placement, connected);
     placement
+}
+
+fn full_gates(state: &State, class: &Class) -> Vec<FullGate> {
+    let full = class.gates.iter().filter_map(|gate| {
+        let crowd = state.crowd(gate).filter(|crowd| !crowd.has_room_for(1))?;
+        let limit = crowd.limit?.running;
+        Some(FullGate { gate: gate.clone(), running: crowd.held, limit })
+    });
+    full.collect()
 }
 
 fn is_full(state: &State, id: WorkerId, worker: &Worker, presence: Presence) -> bool {
@@ -123,8 +177,18 @@ fn summary(
     if run.state.is_terminal() {
         return format!("the run has ended: {}", run.state.word());
     }
+    if run.delayed_until.is_some() {
+        return "the run is delayed; its time has not come".into();
+    }
     if placement.matching == 0 {
         return nobody(state, &class.requirement, placement);
+    }
+    if !placement.full_gates.is_empty() {
+        let full = placement.full_gates.iter().map(|full| match full.limit {
+            0 => format!("{} is held back: its limit is 0", full.gate),
+            limit => format!("{} has {} of at most {limit} running", full.gate, full.running),
+        });
+        return full.collect::<Vec<_>>().join("; ");
     }
     availability(state, class, placement, connected)
 }

@@ -1,4 +1,10 @@
-//! The runs that wait, by what they ask for. Nothing here costs more the more runs wait.
+//! The runs that wait, by what they ask for and who wants them. Nothing here costs more the more runs
+//! wait.
+//!
+//! A *line* holds the runs of one owner that every worker may or may not take alike and that go through
+//! the same gates; whatever holds up its first run holds up all of them. A run's place in its line never
+//! changes: a point of priority is worth a minute of waiting, for everybody and at all times, so that
+//! ageing needs no clock.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,12 +13,16 @@ use std::{
 
 use ids::{RunId, Timestamp, WorkerId};
 
-use super::{run::Run, worker::Requirement};
+use super::{limit::Gate, run::Run, worker::Requirement};
 
-/// Runs that every worker may or may not take alike.
+/// Milliseconds of waiting that a point of priority is worth.
+const AGEING: i64 = 60_000;
+
+/// Runs that every worker may or may not take alike, and that the same limits hold up.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Class {
     pub(super) requirement: Arc<Requirement>,
+    pub(super) gates: Arc<[Gate]>,
     /// Workers that had it already, latest first: any other is better.
     pub(super) tried: Vec<WorkerId>,
 }
@@ -25,46 +35,85 @@ impl Class {
                 tried.push(attempt.worker);
             }
         }
-        Self { requirement: Arc::clone(&run.requirement), tried }
+        let (requirement, gates) = (Arc::clone(&run.requirement), Arc::clone(&run.gates));
+        Self { requirement, gates, tried }
     }
 }
 
-/// The place in the line. A run that comes back keeps it.
-pub(super) type Place = (Timestamp, RunId);
+/// The place in the line: smaller is earlier. A run that comes back keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    /// Milliseconds since the epoch, moved by the priority.
+    since: i64,
+    pub(super) run: RunId,
+}
+
+impl Place {
+    pub(super) fn of(id: RunId, run: &Run) -> Self {
+        let waits_since = run.submitted_at.max(run.spec.not_before.unwrap_or_default());
+        let ahead = i64::from(run.spec.policy.priority) * AGEING;
+        let since = i64::try_from(waits_since.0).unwrap_or(i64::MAX);
+        Self { since: since.saturating_sub(ahead), run: id }
+    }
+}
+
+pub(super) type Owner = Arc<str>;
+/// Of one owner, in order.
+pub(super) type Line = BTreeSet<Place>;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Queue {
-    lines: BTreeMap<Class, BTreeSet<Place>>,
+    lines: BTreeMap<Class, BTreeMap<Owner, Line>>,
+    /// Not to be started before this time.
+    delayed: BTreeSet<(Timestamp, RunId)>,
     length: usize,
 }
 
 impl Queue {
-    pub(super) fn insert(&mut self, class: Class, place: Place) {
-        if self.lines.entry(class).or_default().insert(place) {
+    pub(super) fn insert(&mut self, class: Class, owner: Owner, place: Place) {
+        if self.lines.entry(class).or_default().entry(owner).or_default().insert(place) {
             self.length += 1;
         }
     }
 
-    pub(super) fn remove(&mut self, class: &Class, place: &Place) {
-        let Some(line) = self.lines.get_mut(class) else { return };
+    pub(super) fn remove(&mut self, class: &Class, owner: &Owner, place: &Place) {
+        let Some(lines) = self.lines.get_mut(class) else { return };
+        let Some(line) = lines.get_mut(owner) else { return };
         if line.remove(place) {
             self.length -= 1;
         }
         if line.is_empty() {
+            lines.remove(owner);
+        }
+        if lines.is_empty() {
             self.lines.remove(class);
         }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.length
+    pub(super) fn delay(&mut self, until: Timestamp, run: RunId) {
+        self.delayed.insert((until, run));
     }
 
-    pub(super) fn lines(&self) -> impl Iterator<Item = (&Class, &BTreeSet<Place>)> {
+    pub(super) fn undelay(&mut self, until: Timestamp, run: RunId) {
+        self.delayed.remove(&(until, run));
+    }
+
+    /// Soonest first.
+    pub(super) fn delayed(&self) -> impl Iterator<Item = (Timestamp, RunId)> {
+        self.delayed.iter().copied()
+    }
+
+    /// The delayed ones too.
+    pub(super) fn len(&self) -> usize {
+        self.length + self.delayed.len()
+    }
+
+    pub(super) fn lines(&self) -> impl Iterator<Item = (&Class, &BTreeMap<Owner, Line>)> {
         self.lines.iter()
     }
 
-    /// How many are before it in its line; counts no further than `most`.
-    pub(super) fn position(&self, class: &Class, place: &Place, most: usize) -> usize {
-        self.lines.get(class).map_or(0, |line| line.range(..place).take(most).count())
+    /// The lines of all owners whose runs ask for the same.
+    pub(super) fn of_class(&self, class: &Class) -> impl Iterator<Item = (&Owner, &Line)> {
+        self.lines.get(class).into_iter().flatten()
     }
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use ids::{Attempt, JobId, LeaseToken, RunNumber, Timestamp, WorkerId};
 
 use super::{
-    Event,
+    Event, RunKind,
+    limit::Gate,
+    queue::Owner,
     spec::{Build, RunSpec},
     worker::Requirement,
 };
@@ -32,7 +34,12 @@ pub struct Run {
     pub build: Option<Arc<Build>>,
     /// How many events it has; tells watchers whether it changed.
     pub revision: u32,
+    /// When it may go on to a worker; `None`: now.
+    pub(super) delayed_until: Option<Timestamp>,
     pub(super) requirement: Arc<Requirement>,
+    pub(super) gates: Arc<[Gate]>,
+    /// Who started it, among whom workers are shared out.
+    pub(super) owner: Owner,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,9 +122,10 @@ impl Run {
         self.attempts.last().filter(|_| self.state.is_held())
     }
 
+    /// What all runs have in common that wait for the same reason.
     #[must_use]
-    pub fn requirement(&self) -> &Requirement {
-        &self.requirement
+    pub fn waits_for(&self) -> (&Requirement, &[Gate], Option<Timestamp>) {
+        (&self.requirement, &self.gates, self.delayed_until)
     }
 
     pub(super) fn submitted(event: &Event) -> Option<Self> {
@@ -140,14 +148,18 @@ impl Run {
             cancel_requested: None,
             build: None,
             revision: 1,
+            delayed_until: spec.not_before.filter(|due| due > at),
             requirement: Arc::new(Requirement::of(spec)),
+            gates: gates(spec),
+            owner: started_by.as_str().into(),
         })
     }
 
     pub(super) fn evolve(&mut self, event: &Event) {
         self.revision += 1;
         match event {
-            Event::RunSubmitted { .. } => {}
+            Event::RunSubmitted { .. } | Event::LimitChanged { .. } => {}
+            Event::RunDue { .. } => self.delayed_until = None,
             Event::RunAssigned { attempt, worker, token, at, .. } => {
                 self.state = RunState::Assigned;
                 self.attempts.push(AttemptRecord {
@@ -223,6 +235,12 @@ impl Run {
     fn job_mut(&mut self, id: JobId) -> Option<&mut Job> {
         self.jobs.iter_mut().find(|job| job.id == id)
     }
+}
+
+/// What it goes through: nothing, if it is a build.
+fn gates(spec: &RunSpec) -> Arc<[Gate]> {
+    let of_pipeline = (spec.kind == RunKind::Pipeline).then_some(Gate::Pipeline(spec.pipeline));
+    of_pipeline.into_iter().chain(spec.policy.gates()).collect()
 }
 
 fn waiting(spec: &RunSpec) -> Vec<Job> {

@@ -4,9 +4,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use ids::{Digest, JobId, PipelineId};
+use ids::{Digest, JobId, PipelineId, Timestamp};
 
 use super::{
+    policy::{Policy, PolicyError},
     selector::{MAX_TERMS, Selector},
     worker::Requirement,
 };
@@ -28,6 +29,9 @@ pub struct RunSpec {
     pub pinned_worker: String,
     /// What it asks of its worker beside its type and tags.
     pub selector: Selector,
+    pub policy: Policy,
+    /// Not to be started earlier.
+    pub not_before: Option<Timestamp>,
     pub artifact: Option<Digest>,
     pub artifact_size: u64,
     pub jobs: Vec<JobSpec>,
@@ -91,6 +95,8 @@ pub enum SpecError {
     NoArtifact,
     #[error("a tag is empty")]
     EmptyTag,
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     #[error("selector: {terms} terms are too many; at most {MAX_TERMS} are taken")]
     TooManyTerms { terms: usize },
     #[error("selector: {why}; the run could never be placed")]
@@ -130,6 +136,7 @@ impl RunSpec {
         if self.tags.iter().any(|tag| tag.trim().is_empty()) {
             return Err(SpecError::EmptyTag);
         }
+        self.policy.check()?;
         let terms = self.selector.terms();
         if terms > MAX_TERMS {
             return Err(SpecError::TooManyTerms { terms });
@@ -158,7 +165,7 @@ impl RunSpec {
         let arguments: usize =
             self.arguments.iter().map(|given| given.key.len() + given.value.len() + 18).sum();
         let selector = self.selector.to_string().len();
-        80 + texts + selector + arguments + jobs_bytes(&self.jobs)
+        1_000 + texts + selector + arguments + jobs_bytes(&self.jobs)
     }
 
     /// Whether any job gets a value for an argument.

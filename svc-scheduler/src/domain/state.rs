@@ -1,13 +1,17 @@
 //! What the scheduler remembers, and the indexes that make every question cheap.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use eventlog::Fold;
 use ids::{PipelineId, RunId, RunNumber, Timestamp, WorkerId};
 
 use super::{
     Event, Fact, RunKind,
-    queue::{Class, Place, Queue},
+    limit::{Crowd, Gate, Limit},
+    queue::{Class, Owner, Place, Queue},
     run::{Run, RunState},
     worker::Worker,
 };
@@ -30,6 +34,11 @@ pub struct State {
     /// Held, but somebody wants them to stop.
     cancelling: BTreeSet<RunId>,
     finished: HashMap<WorkerId, u64>,
+    /// Runs on workers, by who started them.
+    shares: HashMap<Owner, u32>,
+    // From both `run-*` and `limit-*`.
+    crowds: HashMap<Gate, Crowd>,
+    crowded: BTreeSet<Gate>,
     // From `worker-*`.
     workers: BTreeMap<WorkerId, Worker>,
     // From both, a function of `held` and `workers`.
@@ -153,6 +162,44 @@ impl State {
         self.gone_holding.iter().copied()
     }
 
+    /// How many runs of this owner are on workers.
+    #[must_use]
+    pub fn share(&self, owner: &str) -> u32 {
+        self.shares.get(owner).copied().unwrap_or_default()
+    }
+
+    #[must_use]
+    pub fn limit(&self, gate: &Gate) -> Option<Limit> {
+        self.crowds.get(gate)?.limit
+    }
+
+    /// With the runs that are on workers, and all that have not ended.
+    pub fn limits(&self) -> impl Iterator<Item = (&Gate, Limit, u32, usize)> {
+        self.crowds
+            .iter()
+            .filter_map(|(gate, crowd)| Some((gate, crowd.limit?, crowd.held, crowd.staying.len())))
+    }
+
+    pub(super) fn crowd(&self, gate: &Gate) -> Option<&Crowd> {
+        self.crowds.get(gate)
+    }
+
+    /// Gates with runs that must end.
+    pub(super) fn crowded(&self) -> impl Iterator<Item = (&Gate, &Crowd)> {
+        self.crowded.iter().filter_map(|gate| Some((gate, self.crowds.get(gate)?)))
+    }
+
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        !self.crowded.is_empty()
+    }
+
+    /// When the next delayed run may start.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.queue.delayed().next().map(|(due, _)| due)
+    }
+
     /// Active workers with a free slot.
     pub(super) fn roomy(&self) -> impl Iterator<Item = (WorkerId, &Worker)> {
         self.roomy.iter().filter_map(|&id| Some((id, self.workers.get(&id)?)))
@@ -180,18 +227,44 @@ impl State {
         }
     }
 
-    fn evolve_run(&mut self, event: &Event) {
-        let id = event.run();
+    fn change_crowd(&mut self, gate: &Gate, change: impl FnOnce(&mut Crowd)) {
+        let crowd = self.crowds.entry(gate.clone()).or_default();
+        change(crowd);
+        if crowd.is_crowded() {
+            self.crowded.insert(gate.clone());
+        } else {
+            self.crowded.remove(gate);
+        }
+        if crowd.is_forgettable() {
+            self.crowds.remove(gate);
+        }
+    }
+
+    fn evolve_own(&mut self, event: &Event) {
+        if let Event::LimitChanged { gate, limit, .. } = event {
+            self.change_crowd(gate, |crowd| crowd.limit = *limit);
+        }
+        if let Some(run) = event.run() {
+            self.evolve_run(run, event);
+        }
+    }
+
+    fn evolve_run(&mut self, id: RunId, event: &Event) {
         if let Event::RunAssigned { at, .. } = event {
             self.last_assigned = self.last_assigned.max(*at);
         }
         if let Some(run) = self.runs.get_mut(&id) {
-            let before = Standing::of(id, run);
+            let before = (Standing::of(id, run), Part::of(run));
             run.evolve(event);
-            let after = Standing::of(id, run);
-            if before != after {
-                self.leave(id, before);
-                self.enter(id, after);
+            let after = (Standing::of(id, run), Part::of(run));
+            let (place, gates) = ((run.submitted_at, id), Arc::clone(&run.gates));
+            let owner = Arc::clone(&run.owner);
+            if before.1 != after.1 {
+                self.change_part(&gates, place, &owner, before.1, after.1);
+            }
+            if before.0 != after.0 {
+                self.leave(id, before.0);
+                self.enter(id, after.0);
             }
         } else if let Some(run) = Run::submitted(event) {
             let (pipeline, place) = (run.spec.pipeline, (run.submitted_at, id));
@@ -201,15 +274,43 @@ impl State {
             self.by_pipeline.insert((pipeline, run.submitted_at, id));
             self.by_time.insert(place);
             self.open.insert(place);
-            let standing = Standing::of(id, &run);
+            let (standing, part) = (Standing::of(id, &run), Part::of(&run));
+            let (gates, owner) = (Arc::clone(&run.gates), Arc::clone(&run.owner));
             self.runs.insert(id, run);
+            self.change_part(&gates, place, &owner, Part::default(), part);
             self.enter(id, standing);
+        }
+    }
+
+    fn change_part(
+        &mut self,
+        gates: &[Gate],
+        place: (Timestamp, RunId),
+        owner: &Owner,
+        before: Part,
+        after: Part,
+    ) {
+        for gate in gates {
+            self.change_crowd(gate, |crowd| {
+                if after.stays {
+                    crowd.staying.insert(place);
+                } else {
+                    crowd.staying.remove(&place);
+                }
+                crowd.held = crowd.held + u32::from(after.held) - u32::from(before.held);
+            });
+        }
+        let share = self.shares.entry(Arc::clone(owner)).or_default();
+        *share = *share + u32::from(after.held) - u32::from(before.held);
+        if *share == 0 {
+            self.shares.remove(owner);
         }
     }
 
     fn leave(&mut self, id: RunId, standing: Standing) {
         match standing {
-            Standing::Queued { class, place } => self.queue.remove(&class, &place),
+            Standing::Queued { class, owner, place } => self.queue.remove(&class, &owner, &place),
+            Standing::Delayed { until } => self.queue.undelay(until, id),
             Standing::Held { worker, assigned_at, .. } => {
                 self.unstarted.remove(&(assigned_at, id));
                 self.cancelling.remove(&id);
@@ -227,7 +328,8 @@ impl State {
 
     fn enter(&mut self, id: RunId, standing: Standing) {
         match standing {
-            Standing::Queued { class, place } => self.queue.insert(class, place),
+            Standing::Queued { class, owner, place } => self.queue.insert(class, owner, place),
+            Standing::Delayed { until } => self.queue.delay(until, id),
             Standing::Held { worker, assigned_at, unstarted, cancelling } => {
                 self.held.entry(worker).or_default().insert(id);
                 if unstarted {
@@ -253,7 +355,7 @@ impl Fold for State {
 
     fn evolve(&mut self, fact: &Fact) {
         match fact {
-            Fact::Run(event) => self.evolve_run(event),
+            Fact::Run(event) => self.evolve_own(event),
             Fact::Worker(fact) => {
                 self.workers.entry(fact.worker).or_default().evolve(&fact.change);
                 self.recheck(fact.worker);
@@ -265,9 +367,26 @@ impl Fold for State {
 /// Where a run belongs in the indexes; a function of the run alone.
 #[derive(PartialEq, Eq)]
 enum Standing {
-    Queued { class: Class, place: Place },
+    Queued { class: Class, owner: Owner, place: Place },
+    Delayed { until: Timestamp },
     Held { worker: WorkerId, assigned_at: Timestamp, unstarted: bool, cancelling: bool },
-    Ended { worker: Option<WorkerId>, place: Place },
+    Ended { worker: Option<WorkerId>, place: (Timestamp, RunId) },
+}
+
+/// Its part in what is counted; a function of the run alone.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Part {
+    /// On a worker.
+    held: bool,
+    /// Has not ended, and is not to stop.
+    stays: bool,
+}
+
+impl Part {
+    fn of(run: &Run) -> Self {
+        let stays = !run.state.is_terminal() && run.cancel_requested.is_none();
+        Self { held: run.state.is_held(), stays }
+    }
 }
 
 impl Standing {
@@ -280,7 +399,11 @@ impl Standing {
             return Self::Held { worker, assigned_at, unstarted, cancelling };
         }
         if run.state == RunState::Queued {
-            return Self::Queued { class: Class::of(run), place };
+            if let Some(until) = run.delayed_until {
+                return Self::Delayed { until };
+            }
+            let (class, owner) = (Class::of(run), Arc::clone(&run.owner));
+            return Self::Queued { class, owner, place: Place::of(id, run) };
         }
         // A run that was cancelled in the queue ended on no worker.
         let on = run.attempts.last().filter(|attempt| attempt.requeue_reason.is_empty());

@@ -8,6 +8,7 @@ use super::*;
 mod graph;
 mod placing;
 mod properties;
+mod queueing;
 mod selectors;
 
 const MAX: u32 = 5;
@@ -54,6 +55,8 @@ fn spec() -> RunSpec {
         source_url: String::new(),
         source_branch: String::new(),
         selector: Selector::default(),
+        policy: Policy::default(),
+        not_before: None,
     }
 }
 

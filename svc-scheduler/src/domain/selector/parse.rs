@@ -217,7 +217,8 @@ impl Reader<'_> {
         let at = self.at;
         let text = self.word();
         let weight = text.strip_prefix('+').unwrap_or(&text).parse::<i32>().ok();
-        let fits = weight.filter(|weight| *weight != 0 && weight.abs() <= MAX_WEIGHT);
+        let range = -MAX_WEIGHT..=MAX_WEIGHT;
+        let fits = weight.filter(|weight| *weight != 0 && range.contains(weight));
         fits.ok_or(SelectorError { at: at + 1, kind: Kind::BadWeight(text) })
     }
 

@@ -17,6 +17,9 @@ enum Step {
     Reconcile { worker: u128, keep: u8 },
     Release(u128),
     Expire(u128),
+    SetLimit(bool, Option<Limit>),
+    Enforce,
+    ReleaseDue,
     Fact(u128, WorkerChange),
 }
 
@@ -64,6 +67,7 @@ impl World {
         assert_terminal_is_final(&before, &self.state);
         if let Step::Assign(present) = &step {
             assert_room(&before, &self.state, present);
+            assert_limits(&before, &self.state);
         }
         let polls = |(_, presence): &(u128, Presence)| matches!(presence, Presence::Polls { .. });
         if !matches!(&step, Step::Assign(present) if present.iter().any(polls)) {
@@ -123,6 +127,13 @@ impl World {
                 let attempt = self.state.run(run(*n))?.current()?.attempt;
                 Command::ExpireStart { run: run(*n), attempt, max_attempts, at }
             }
+            Step::SetLimit(is_group, limit) => {
+                let (gate, limit) = (gate(*is_group), *limit);
+                let (by, note) = (String::new(), String::new());
+                Command::SetLimit { gate, limit, by, note, at }
+            }
+            Step::Enforce => Command::EnforceLimits { at },
+            Step::ReleaseDue => Command::ReleaseDue { at },
             Step::Fact(..) => return None,
         })
     }
@@ -133,6 +144,11 @@ fn spec_of(n: u128) -> RunSpec {
         1 => RunSpec { tags: vec!["GPU".into()], ..spec() },
         2 => RunSpec { pinned_worker: "w2".into(), ..spec() },
         3 => build_spec(),
+        4 => {
+            let policy = Policy { priority: 7, groups: vec!["db".parse().unwrap()] };
+            RunSpec { policy, ..spec() }
+        }
+        5 => RunSpec { not_before: Some(at(60)), ..spec() },
         _ => spec(),
     }
 }
@@ -160,12 +176,46 @@ fn assert_room(before: &State, after: &State, present: &[(u128, Presence)]) {
     }
 }
 
+/// No assignment goes beyond a limit, though a limit may come after the runs.
+fn assert_limits(before: &State, after: &State) {
+    for (gate, limit, running, _) in after.limits() {
+        let had = before.limits().find(|(known, ..)| *known == gate).map_or(0, |known| known.2);
+        assert!(running <= limit.running || running == had, "{gate}: {running}, had {had}");
+    }
+}
+
+/// What is counted is what there is.
+fn assert_counts(state: &State) {
+    let mut shares = std::collections::BTreeMap::<&str, u32>::new();
+    for (_, run) in state.runs().filter(|(_, run)| run.state.is_held()) {
+        *shares.entry(&run.owner).or_default() += 1;
+    }
+    assert_eq!(state.share("user:alice"), shares.get("user:alice").copied().unwrap_or_default());
+    for gate in [gate(true), gate(false)] {
+        let through = |run: &&Run| run.gates.contains(&gate);
+        let runs = || state.runs().map(|(_, run)| run).filter(through);
+        let held = runs().filter(|run| run.state.is_held()).count();
+        let stays = |run: &&Run| !run.state.is_terminal() && run.cancel_requested.is_none();
+        let (crowd, staying) = (state.crowd(&gate), runs().filter(stays).count());
+        assert_eq!(crowd.map_or(0, |crowd| crowd.held as usize), held);
+        assert_eq!(crowd.map_or(0, |crowd| crowd.staying.len()), staying);
+        let crowded = state.limit(&gate).is_some_and(|limit| {
+            limit.when_full != WhenFull::Queue && staying > limit.running as usize
+        });
+        assert_eq!(state.crowded().any(|(known, _)| *known == gate), crowded);
+    }
+}
+
 fn assert_sound(state: &State) {
+    assert_counts(state);
     let mut waiting = 0;
     let line_of = |id, run: &Run| {
-        let mut lines =
-            state.queue.lines().filter(|(_, line)| line.contains(&(run.submitted_at, id)));
-        (lines.next().is_some(), lines.next().is_some())
+        let place = queue::Place::of(id, run);
+        let lines = state.queue.lines().flat_map(|(_, lines)| lines);
+        let lines = lines.filter(|(owner, line)| line.contains(&place) && **owner == run.owner);
+        let delayed = state.queue.delayed().filter(|(_, delayed)| *delayed == id);
+        let found = lines.count() + delayed.count();
+        (found == 1, found > 1)
     };
     for (id, run) in state.runs() {
         let (in_line, in_another) = line_of(id, run);
@@ -202,8 +252,11 @@ fn assert_sound(state: &State) {
 /// In which order facts of different streams are folded does not matter.
 fn assert_streams_commute(log: &[Fact], state: &State) {
     let stream = |fact: &Fact| match fact {
-        Fact::Run(event) => (0, event.run().as_uuid()),
-        Fact::Worker(fact) => (1, fact.worker.as_uuid()),
+        Fact::Run(event) => match event.subject() {
+            Subject::Run(run) => (0, run.as_uuid().to_string()),
+            Subject::Gate(gate) => (2, gate.to_string()),
+        },
+        Fact::Worker(fact) => (1, fact.worker.to_string()),
     };
     let mut by_stream = log.to_vec();
     by_stream.sort_by_key(stream);
@@ -275,6 +328,20 @@ fn any_change() -> impl Strategy<Value = WorkerChange> {
     ]
 }
 
+fn gate(is_group: bool) -> Gate {
+    if is_group { Gate::Group("db".parse().unwrap()) } else { Gate::Pipeline(ids::PipelineId(1)) }
+}
+
+fn any_limit() -> impl Strategy<Value = Option<Limit>> {
+    let when_full = prop_oneof![
+        2 => Just(WhenFull::Queue),
+        1 => Just(WhenFull::CancelOlder),
+        1 => Just(WhenFull::CancelNewer),
+    ];
+    let limit = (0..4_u32, when_full).prop_map(|(running, when_full)| Limit { running, when_full });
+    prop_oneof![1 => Just(None), 3 => limit.prop_map(Some)]
+}
+
 fn any_step() -> impl Strategy<Value = Step> {
     let present = prop::collection::vec((any_worker(), any_presence()), 0..4);
     prop_oneof![
@@ -287,6 +354,9 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => any_worker().prop_map(Step::Release),
         1 => any_run().prop_map(Step::Expire),
         3 => (any_worker(), any_change()).prop_map(|(n, change)| Step::Fact(n, change)),
+        1 => (any::<bool>(), any_limit()).prop_map(|(group, limit)| Step::SetLimit(group, limit)),
+        1 => Just(Step::Enforce),
+        1 => Just(Step::ReleaseDue),
     ]
 }
 

@@ -72,6 +72,10 @@ fn of_the_suitable_workers_the_preferred_one_is_taken_while_it_has_room() {
 #[test]
 fn an_error_says_where_and_what_to_do() {
     let cases = [
+        (
+            "a~-2147483648",
+            "at character 3: `-2147483648` is no weight; use a whole number from -100 to 100 but 0",
+        ),
         ("gpu !", "at character 6: a tag is missing after `!`"),
         (
             "gpu -ssd",
