@@ -11,6 +11,7 @@
 //! - A start never removes an acknowledged event: it cuts only an unfinished last write, and
 //!   refuses a folder that is damaged anywhere else.
 
+pub mod files;
 mod format;
 mod index;
 mod reader;

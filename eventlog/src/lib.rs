@@ -14,6 +14,7 @@ mod embedded;
 pub mod event;
 mod filter;
 mod fold;
+mod head;
 mod log;
 mod memory;
 pub mod owner;
@@ -21,16 +22,18 @@ mod remote;
 pub mod retention;
 pub mod server;
 mod store;
+mod when;
 mod wire;
 
 pub use clock::Clock;
 pub use embedded::{
-    OpenError, Options,
+    OpenError, Options, files,
     verify::{Summary, verify},
 };
 pub use event::{Content, Expected, Metadata, NewEvent, Recorded};
 pub use filter::{Direction, Filter};
 pub use fold::Fold;
+pub use head::{Head, HeadError, SignedHead};
 pub use log::{AppendError, Appended, Log, LogError, Subscription};
 pub use owner::{DecodeError, Origin, Owner, Rules, Stopped};
 pub use retention::StreamMetadata;

@@ -3,7 +3,8 @@
 //! In reading order: [`Authority`] makes certificates (`ca` is its folder), for a [`Request`] of a
 //! [`Key`] that stays where it is; [`Credentials`] holds one, [`Live`] replaces them in a process that
 //! runs, `tls` turns them into rustls configurations; [`Peer`] is what the other side proved to be,
-//! [`JoinToken`] lets a worker ask for its first certificate, [`MasterKey`] seals what is stored.
+//! [`JoinToken`] lets a worker ask for its first certificate, [`MasterKey`] seals what is stored,
+//! `statement` is what a service signs for others to keep.
 //!
 //! Invariants:
 //! - Identity comes from a certificate that our CA signed, never from a header or a host name.
@@ -20,6 +21,7 @@ mod live;
 mod peer;
 mod request;
 mod sealed;
+mod statement;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -33,6 +35,7 @@ pub use live::{Live, Revoked};
 pub use peer::{Peer, peer_of};
 pub use request::{Key, Request};
 pub use sealed::MasterKey;
+pub use statement::{StatementError, signer};
 pub use tls::{
     anonymous_client_tls, client_tls, install_crypto, live_client_tls, live_server_tls,
     pinned_client_tls, server_tls,
