@@ -158,7 +158,17 @@ pub struct Event {
     pub address: String,
     #[serde(default)]
     pub certificate: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub causation: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub correlation: String,
     pub id: String,
-    /// Base64 of the stored bytes.
+    /// The fields by name; `None`: the server does not know the type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<serde_json::Value>,
+    /// Base64 of the stored bytes, with everything secret blanked.
     pub data: String,
+    /// Something secret is not shown.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub redacted: bool,
 }

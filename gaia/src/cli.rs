@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     command::{
+        audit::{self, AuditCommand},
         events::{self, EventsCommand},
         limit::{self, LimitCommand},
         login::{self, LoginArgs},
@@ -69,6 +70,9 @@ enum Command {
     /// The event log as the server shows it
     #[command(subcommand)]
     Events(EventsCommand),
+    /// What happened to a run, and who did it
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// The event log's own files and its server
     #[command(subcommand)]
     Log(LogCommand),
@@ -202,6 +206,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
             return selector::selector(command, &server.client()?, output).await;
         }
         Command::Events(command) => events::events(command, &server.client()?, output).await,
+        Command::Audit(command) => audit::audit(command, &server, output).await,
         Command::Log(command) => log(command, output).await,
         Command::Cert(command) => cert(command),
     };

@@ -1,8 +1,10 @@
 //! The client commands: each asks the server over the public REST API, and shows the answer.
 
+pub mod audit;
 pub mod events;
 pub mod limit;
 pub mod login;
+mod moment;
 pub mod pipeline;
 pub mod run;
 pub mod secret;

@@ -119,6 +119,11 @@ impl ServerArgs {
         Ok((Client::new(&server, &ca, None)?, ca))
     }
 
+    /// PEM text of the CA to trust.
+    pub fn ca_pem(&self) -> Result<String> {
+        self.ca(Profile::read(&self.profile_path()?)?.as_ref())
+    }
+
     fn ca(&self, saved: Option<&Profile>) -> Result<String> {
         match (&self.ca_cert, saved) {
             (Some(path), _) => fs::read_to_string(path)

@@ -1,11 +1,15 @@
 //! Gaia's REST API under `/api/v1`, and what is ours beside it.
 //!
 //! In reading order: this file (routes, and what every handler takes), `session`, `pipelines`, `runs`
-//! with `run_json` and `run_log`, `selectors`, `concurrency`,
-//! `workers`, `vault`, `events`.
+//! with `run_json` and `run_log`, `selectors`, `concurrency`, `workers`, `vault`, `events`
+//! (with `event_json`, `moment` and `names`), `audit`.
 
+mod audit;
 mod concurrency;
+mod event_json;
 mod events;
+mod moment;
+mod names;
 mod pipeline_json;
 mod pipelines;
 mod policy;
@@ -43,7 +47,7 @@ pub(crate) fn routes() -> Router<Gate> {
         .merge(pipeline_routes())
         .merge(run_routes())
         .merge(worker_routes())
-        .route("/events", get(events::list));
+        .merge(log_routes());
     Router::new().nest("/api/v1", api).route("/healthz", get(healthz))
 }
 
@@ -99,6 +103,13 @@ fn worker_routes() -> Router<Gate> {
         .route("/worker/{workerid}", delete(workers::deregister))
         .route("/worker/suspend/{workerid}", post(workers::suspend))
         .route("/worker/resume/{workerid}", post(workers::resume))
+}
+
+fn log_routes() -> Router<Gate> {
+    Router::new()
+        .route("/events", get(events::list))
+        .route("/events/{event}", get(events::show))
+        .route("/audit/run/{uniqueid}", get(audit::run))
 }
 
 pub(crate) fn run_json(run: proto::scheduler::v1::Run) -> Value {

@@ -69,7 +69,8 @@ impl<E: Clone + fmt::Debug, F: From<E> + PartialEq + fmt::Debug> Golden<E, F> {
         let newest = newest_version(name);
         let newest = newest.unwrap_or_else(|| panic!("{name} is not in proto/events.lock"));
         let read = |version, data| (self.decode)(&recorded(&stream, name, version, data));
-        assert_eq!(read(*version, data.clone()).unwrap(), Some(F::from(event.clone())));
+        let found = read(*version, data.clone()).expect("what was written once is read for ever");
+        assert_eq!(found, Some(F::from(event.clone())));
         if *version == newest {
             let encoded = (self.encode)(event);
             let written = Line {
@@ -79,18 +80,16 @@ impl<E: Clone + fmt::Debug, F: From<E> + PartialEq + fmt::Debug> Golden<E, F> {
             };
             assert_eq!(written.to_string(), line.to_string(), "{event:?}");
         }
-        let newer = read(newest + 1, data.clone()).unwrap_err().to_string();
+        let newer =
+            read(newest + 1, data.clone()).expect_err("a newer version is refused").to_string();
         assert!(newer.contains(&format!("{name} in `{stream}`")), "{newer}");
         assert!(newer.contains(&format!("version {}", newest + 1)), "{newer}");
         read(*version, vec![0xff]).expect_err("damage is no event");
         let unknown = recorded(&stream, "SomethingNew", newest + 1, data.clone());
-        assert_eq!((self.decode)(&unknown).unwrap(), None, "an unknown type is skipped");
+        let skipped = |event| (self.decode)(event).expect("it is skipped");
+        assert_eq!(skipped(&unknown), None, "an unknown type is skipped");
         let elsewhere = recorded("elsewhere-1", name, *version, vec![0xff]);
-        assert_eq!(
-            (self.decode)(&elsewhere).unwrap(),
-            None,
-            "{name} of a foreign stream is skipped"
-        );
+        assert_eq!(skipped(&elsewhere), None, "{name} of a foreign stream is skipped");
     }
 }
 

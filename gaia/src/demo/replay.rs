@@ -1,14 +1,12 @@
 //! The proof at the end: the log, replayed from its first event, says what the server says.
 
 use anyhow::{Context, Result, ensure};
-use base64::{Engine as _, prelude::BASE64_STANDARD};
-use eventlog::{Fold, Metadata, NewEvent, Recorded};
-use ids::Timestamp;
+use eventlog::{Fold, Recorded};
 
 use crate::{
-    api::{Event, Run, Worker},
+    api::{Run, Worker},
     client::Client,
-    command::events,
+    command::events::{self, replay::recorded},
 };
 
 /// What was compared.
@@ -82,28 +80,4 @@ async fn compare_workers(client: &Client, recorded: &[Recorded]) -> Result<usize
         "the workers differ.\nfrom the log: {known:?}\nfrom the server: {told:?}"
     );
     Ok(live.len())
-}
-
-fn recorded(event: &Event) -> Result<Recorded> {
-    let data = BASE64_STANDARD
-        .decode(&event.data)
-        .with_context(|| format!("decode the bytes of event {}", event.position))?;
-    Ok(Recorded {
-        position: event.position,
-        stream: event.stream.as_str().into(),
-        revision: event.revision,
-        recorded_at: Timestamp(event.recorded_at),
-        event: NewEvent::new(
-            event.id.parse().with_context(|| format!("read event id {}", event.id))?,
-            event.event_type.clone(),
-            data,
-            &Metadata {
-                version: event.version,
-                actor: event.actor.clone(),
-                address: event.address.clone(),
-                certificate: event.certificate.clone(),
-                ..Metadata::default()
-            },
-        ),
-    })
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers outside of test functions are tests too")]
 
 mod agent;
+mod audit;
 mod bulk;
 mod client;
 mod concurrency;

@@ -95,7 +95,13 @@ async fn every_event_is_shown_with_who_caused_it() {
     assert!(some[0]["position"].as_u64().unwrap() >= 3);
     assert!(some[0]["stream"].as_str().unwrap().starts_with("run-"));
     let users = house.admin.get("events?stream=user-*").await.expect(200).json();
-    assert_eq!((&users[0]["data"], &users[0]["withheld"]), (&json!(""), &json!(true)));
+    assert_eq!(users[0]["payload"]["password_hash"], "[redacted]");
+    assert_eq!(
+        (&users[0]["payload"]["username"], &users[0]["redacted"]),
+        (&json!("admin"), &json!(true))
+    );
+    let token = RunAssigned::decode(&data[..]).unwrap().lease_token;
+    assert_eq!(token, uuid::Uuid::nil().to_string());
 }
 
 #[tokio::test]

@@ -1,0 +1,203 @@
+//! What happened to a run, across all streams; and the log's head, signed.
+
+use std::collections::BTreeMap;
+
+use axum::{Json, extract::State};
+use eventlog::{Log, LogError, Recorded};
+use futures::TryStreamExt;
+use ids::{Digest, RunId};
+use prost::Message;
+use proto::{
+    pipelines::events::v1::{BuildFailed, BuildRequested, PipelineBuilt},
+    scheduler::{
+        events::v1::{RunAssigned, RunFinished, RunRequeued, RunSubmitted},
+        v1::RunSpec,
+    },
+};
+use serde::Serialize;
+
+use super::{Params, User, event_json::EventJson, events::unreadable};
+use crate::{error::ApiError, gate::Gate, orders};
+
+#[derive(Debug, Serialize)]
+pub(super) struct TrailJson {
+    run: String,
+    /// In the order in which they happened.
+    events: Vec<Entry>,
+}
+
+#[derive(Debug, Serialize)]
+struct Entry {
+    #[serde(flatten)]
+    event: EventJson,
+    /// `run`, `worker`, `pipeline`, `artifact`, `log` or `vault`.
+    about: &'static str,
+    /// Why it happened, or why it is here; empty where nobody said.
+    why: String,
+}
+
+/// Every event that the run's story is made of.
+pub(super) async fn run(
+    State(gate): State<Gate>,
+    _: User,
+    params: Params,
+) -> Result<Json<TrailJson>, ApiError> {
+    let run: RunId = params.get("uniqueid")?;
+    let trail = Trail::of(gate.log(), run).await.map_err(unreadable)?;
+    if trail.0.is_empty() {
+        return Err(tonic::Status::not_found(format!("there is no run {run}")).into());
+    }
+    Ok(Json(TrailJson { run: run.to_string(), events: trail.0.into_values().collect() }))
+}
+
+/// By position.
+struct Trail(BTreeMap<u64, Entry>);
+
+/// The time that a worker had the run: from its order to the attempt's end.
+struct Attempt {
+    number: u32,
+    worker: String,
+    from: u64,
+    to: u64,
+}
+
+impl Trail {
+    async fn of(log: &Log, run: RunId) -> Result<Self, LogError> {
+        let mut trail = Self(BTreeMap::new());
+        let own = stream(log, &format!("run-{run}")).await?;
+        let spec = own.iter().find_map(spec).unwrap_or_default();
+        let end = end(&own);
+        let attempts = attempts(&own, end);
+        for event in &own {
+            trail.add("run", event, None);
+        }
+        for event in stream(log, &format!("runlog-{run}")).await? {
+            trail.add("log", &event, None);
+        }
+        if trail.0.is_empty() {
+            return Ok(trail);
+        }
+        trail.pipeline(log, run, &spec).await?;
+        if let Ok(digest) = Digest::try_from(&spec.artifact[..]) {
+            for event in stream(log, &format!("artifact-{digest}")).await? {
+                trail.add("artifact", &event, Some("the binary that ran".into()));
+            }
+        }
+        for attempt in &attempts {
+            trail.worker(log, attempt).await?;
+        }
+        for key in orders::vault_keys(&spec.jobs) {
+            trail.secret(log, &key, &attempts).await?;
+        }
+        Ok(trail)
+    }
+
+    fn add(&mut self, about: &'static str, event: &Recorded, why: Option<String>) {
+        let position = event.position;
+        let event = EventJson::from(event);
+        let why = why.unwrap_or_else(|| event.why().to_owned());
+        self.0.entry(position).or_insert(Entry { event, about, why });
+    }
+
+    /// How the pipeline came to be, and the build that made the binary, or that this run is.
+    async fn pipeline(&mut self, log: &Log, run: RunId, spec: &RunSpec) -> Result<(), LogError> {
+        let events = stream(log, &format!("pipeline-{}", spec.pipeline_id)).await?;
+        let build = events.iter().find_map(|event| {
+            let built: PipelineBuilt = read("PipelineBuilt", event)?;
+            let digest = built.build.map(|build| build.digest).unwrap_or_default();
+            (!digest.is_empty() && digest == spec.artifact).then_some(built.run_id)
+        });
+        let builds = [build.unwrap_or_default(), run.to_string()];
+        for event in &events {
+            let belongs = match build_of(event) {
+                Some(build) => builds.contains(&build),
+                None => &*event.event.event_type == "PipelineCreated",
+            };
+            if belongs {
+                self.add("pipeline", event, None);
+            }
+        }
+        Ok(())
+    }
+
+    /// How the worker came to be, what it last said of itself, and what befell it meanwhile.
+    async fn worker(&mut self, log: &Log, attempt: &Attempt) -> Result<(), LogError> {
+        let events = stream(log, &format!("worker-{}", attempt.worker)).await?;
+        let last = |event_type: &str| {
+            let known = events.iter().filter(|event| event.position < attempt.from);
+            known.rev().find(|event| event.event.event_type == event_type)
+        };
+        let why = || Some(format!("it had attempt {}", attempt.number));
+        for event in ["WorkerRegistered", "WorkerReported"].into_iter().filter_map(last) {
+            self.add("worker", event, why());
+        }
+        for event in &events {
+            if (attempt.from..=attempt.to).contains(&event.position) {
+                self.add("worker", event, None);
+            }
+        }
+        Ok(())
+    }
+
+    /// Who last set the secret before its value went out with an order.
+    async fn secret(&mut self, log: &Log, key: &str, attempts: &[Attempt]) -> Result<(), LogError> {
+        let events = stream(log, &format!("secret-{key}")).await?;
+        for attempt in attempts {
+            let known = events.iter().filter(|event| event.position < attempt.from);
+            if let Some(event) = known.last() {
+                let (number, worker) = (attempt.number, &attempt.worker);
+                let why = format!("its value went to worker {worker} with attempt {number}");
+                match self.0.get_mut(&event.position) {
+                    Some(entry) => entry.why = format!("{}; {why}", entry.why),
+                    None => self.add("vault", event, Some(why)),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn stream(log: &Log, name: &str) -> Result<Vec<Recorded>, LogError> {
+    log.read_stream(name, 0, usize::MAX).try_collect().await
+}
+
+/// The event's message, if it is of this type and sound.
+fn read<M: Message + Default>(event_type: &str, event: &Recorded) -> Option<M> {
+    let is_it = event.event.event_type == event_type;
+    is_it.then(|| M::decode(event.event.data.clone()).ok()).flatten()
+}
+
+fn spec(event: &Recorded) -> Option<RunSpec> {
+    read::<RunSubmitted>("RunSubmitted", event)?.spec
+}
+
+/// The last position of a run that is over.
+fn end(own: &[Recorded]) -> u64 {
+    let is_end =
+        |event: &&Recorded| matches!(&*event.event.event_type, "RunFinished" | "RunCancelled");
+    own.iter().find(is_end).map_or(u64::MAX, |event| event.position)
+}
+
+fn attempts(own: &[Recorded], end: u64) -> Vec<Attempt> {
+    let over = |number: u32| {
+        own.iter().find_map(|event| {
+            let requeued = read("RunRequeued", event).map(|event: RunRequeued| event.attempt);
+            let finished = read("RunFinished", event).map(|event: RunFinished| event.attempt);
+            (requeued.or(finished) == Some(number)).then_some(event.position)
+        })
+    };
+    let assigned = own.iter().filter_map(|event| {
+        let RunAssigned { attempt, worker_id, .. } = read("RunAssigned", event)?;
+        let to = over(attempt).unwrap_or(end);
+        Some(Attempt { number: attempt, worker: worker_id, from: event.position, to })
+    });
+    assigned.collect()
+}
+
+/// The run of a build that the pipeline's event is about.
+fn build_of(event: &Recorded) -> Option<String> {
+    read("BuildRequested", event)
+        .map(|event: BuildRequested| event.run_id)
+        .or_else(|| read("PipelineBuilt", event).map(|event: PipelineBuilt| event.run_id))
+        .or_else(|| read("BuildFailed", event).map(|event: BuildFailed| event.run_id))
+}
