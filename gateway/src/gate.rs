@@ -1,6 +1,6 @@
 //! The services behind the door, and the questions that more than one route asks them.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use eventlog::{Clock, Log};
 use ids::{RunId, Timestamp, WorkerId};
@@ -35,7 +35,18 @@ pub struct Deps {
     pub access: AccessClient<Channel>,
     /// Only read, for the view of the events.
     pub log: Log,
+    /// Signs the log's head; `None`: its files are not on this machine.
+    pub witness: Option<Witness>,
     pub clock: Clock,
+}
+
+/// What the log's head is read from, and signed with.
+#[derive(Clone, Debug)]
+pub struct Witness {
+    /// Folder of the log.
+    pub log: PathBuf,
+    /// Folder of the gateway's credentials, which are renewed while it runs.
+    pub identity: PathBuf,
 }
 
 /// What every route shares. Clients are cloned for each call, as tonic wants it; that is cheap.
@@ -85,6 +96,10 @@ impl Gate {
 
     pub(crate) fn log(&self) -> &Log {
         &self.deps.log
+    }
+
+    pub(crate) fn witness(&self) -> Option<&Witness> {
+        self.deps.witness.as_ref()
     }
 
     pub(crate) fn config(&self) -> &Config {

@@ -31,7 +31,7 @@ use axum::{
 use proto::worker::worker_server::WorkerServer;
 
 pub use config::Config;
-pub use gate::Deps;
+pub use gate::{Deps, Witness};
 
 use crate::{error::ApiError, gate::Gate, worker_api::WorkerApi};
 

@@ -110,6 +110,7 @@ fn log_routes() -> Router<Gate> {
         .route("/events", get(events::list))
         .route("/events/{event}", get(events::show))
         .route("/audit/run/{uniqueid}", get(audit::run))
+        .route("/audit/head", get(audit::head))
 }
 
 pub(crate) fn run_json(run: proto::scheduler::v1::Run) -> Value {

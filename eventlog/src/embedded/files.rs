@@ -72,7 +72,8 @@ pub fn walk<E: From<OpenError>>(
 ) -> Result<(), E> {
     let paths = Segment::list(dir)?;
     let mut start = 0;
-    for (at, path) in paths.iter().enumerate() {
+    // From the first event on, each file is looked at only once those before it were found sound.
+    for (at, path) in paths.iter().enumerate().filter(|_| from > 0) {
         if Segment::open(path.clone(), false)?.header.first <= from {
             start = at;
         }

@@ -9,6 +9,7 @@ mod damage;
 mod files;
 mod served;
 mod streams;
+mod walks;
 
 use std::{future::Future, path::Path, time::Duration};
 

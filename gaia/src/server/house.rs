@@ -46,6 +46,10 @@ impl House {
             pipelines: PipelinesClient::new(pipelines(ground, scheduler, &mut tasks).await?),
             access: AccessClient::new(access),
             log: ground.log.clone(),
+            witness: Some(gateway::Witness {
+                log: data.folder("log")?,
+                identity: data.folder("gateway")?,
+            }),
             clock: ground.clock.clone(),
         };
         let gateway = gateway::router(deps, gateway::Config::default());

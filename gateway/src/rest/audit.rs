@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use axum::{Json, extract::State};
-use eventlog::{Log, LogError, Recorded};
+use axum::{Json, extract::State, http::StatusCode};
+use eventlog::{Log, LogError, Recorded, SignedHead, files};
 use futures::TryStreamExt;
-use ids::{Digest, RunId};
+use identity::Credentials;
+use ids::{Digest, RunId, Timestamp};
 use prost::Message;
 use proto::{
     pipelines::events::v1::{BuildFailed, BuildRequested, PipelineBuilt},
@@ -14,10 +15,15 @@ use proto::{
         v1::RunSpec,
     },
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use tonic::Status;
 
-use super::{Params, User, event_json::EventJson, events::unreadable};
-use crate::{error::ApiError, gate::Gate, orders};
+use super::{Params, Query, User, event_json::EventJson, events::unreadable};
+use crate::{
+    error::ApiError,
+    gate::{Gate, Witness},
+    orders,
+};
 
 #[derive(Debug, Serialize)]
 pub(super) struct TrailJson {
@@ -45,9 +51,49 @@ pub(super) async fn run(
     let run: RunId = params.get("uniqueid")?;
     let trail = Trail::of(gate.log(), run).await.map_err(unreadable)?;
     if trail.0.is_empty() {
-        return Err(tonic::Status::not_found(format!("there is no run {run}")).into());
+        return Err(Status::not_found(format!("there is no run {run}")).into());
     }
     Ok(Json(TrailJson { run: run.to_string(), events: trail.0.into_values().collect() }))
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Place {
+    /// As of which event; absent: the last one.
+    position: Option<u64>,
+}
+
+/// The head of the log, signed, to be kept elsewhere.
+pub(super) async fn head(
+    State(gate): State<Gate>,
+    _: User,
+    Query(place): Query<Place>,
+) -> Result<Json<SignedHead>, ApiError> {
+    let Some(witness) = gate.witness().cloned() else {
+        let message = "the log's files are not on the gateway's machine: run \
+                       `gaia audit head --log DIR --identity DIR` where the log is served";
+        return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, message));
+    };
+    let now = gate.now();
+    let signed = tokio::task::spawn_blocking(move || sign(&witness, place.position, now)).await;
+    let signed = signed.map_err(|error| Status::internal(error.to_string()))??;
+    Ok(Json(signed))
+}
+
+fn sign(witness: &Witness, position: Option<u64>, now: Timestamp) -> Result<SignedHead, ApiError> {
+    let head = match position {
+        Some(position) => files::head_at(&witness.log, position),
+        None => files::head(&witness.log),
+    };
+    let head = head.map_err(|error| Status::unavailable(error.to_string()))?;
+    let head = head.ok_or_else(|| {
+        Status::not_found(match position {
+            Some(position) => format!("the log has no event {position}"),
+            None => "the log is empty: there is nothing to sign yet".into(),
+        })
+    })?;
+    let credentials = Credentials::load(&witness.identity);
+    let signed = credentials.and_then(|credentials| SignedHead::sign(head, now, &credentials));
+    signed.map_err(|error| Status::internal(format!("sign the head: {error}")).into())
 }
 
 /// By position.

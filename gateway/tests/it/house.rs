@@ -167,6 +167,7 @@ async fn services(data: &TempDir, authority: &Authority) -> Deps {
         pipelines: PipelinesClient::new(inside(pipelines.router)),
         access: AccessClient::new(inside(access.router)),
         log,
+        witness: None,
         clock,
     }
 }
