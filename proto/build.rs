@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, env, error::Error, fmt::Write, fs, path::Path};
 
+use prost_types::FileDescriptorSet;
+
 const FILES: [&str; 17] = [
     "worker.proto",
     "plugin.proto",
@@ -32,6 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Encoded by protox itself, which keeps the options that prost's types do not know.
     fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
     fs::write(out.join("events.rs"), events(&fs::read_to_string("events.lock")?)?)?;
+    fs::write(out.join("rpcs.rs"), rpcs(&compiler.file_descriptor_set())?)?;
     tonic_prost_build::configure()
         .bytes(".gaia")
         .bytes(".protobuf.LogChunk")
@@ -57,4 +60,25 @@ fn events(lock: &str) -> Result<String, Box<dyn Error>> {
     }
     text.push_str("]\n");
     Ok(text)
+}
+
+/// An enumeration of every RPC, so that a `match` over them must name each.
+fn rpcs(descriptors: &FileDescriptorSet) -> Result<String, Box<dyn Error>> {
+    let (mut names, mut paths) = (String::new(), String::new());
+    for file in &descriptors.file {
+        for service in &file.service {
+            for method in &service.method {
+                let name = format!("{}{}", service.name(), method.name());
+                let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                writeln!(names, "    /// `{path}`\n    {name},")?;
+                writeln!(paths, "    (Rpc::{name}, {path:?}),")?;
+            }
+        }
+    }
+    Ok(format!(
+        "/// Every RPC of every service, named `<Service><Method>`.\n\
+         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]\n\
+         pub enum Rpc {{\n{names}}}\n\n\
+         const RPCS: &[(Rpc, &str)] = &[\n{paths}];\n"
+    ))
 }

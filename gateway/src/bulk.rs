@@ -1,37 +1,19 @@
 //! Binaries and logs as plain HTTP bodies: what is large goes beside gRPC, so that any HTTP client can
 //! resume it by offset.
 
-mod artifacts;
-mod logs;
+pub(crate) mod artifacts;
+pub(crate) mod logs;
 mod range;
 
 use axum::{
-    Router,
     extract::FromRequestParts,
-    http::{HeaderMap, StatusCode, request::Parts},
-    routing::{get, put},
+    http::{HeaderMap, request::Parts},
 };
-use ids::WorkerId;
+use ids::{Attempt, RunId};
 use proto::{common::v1::Lease, scheduler::v1::Run};
 use tonic::{Code, Status};
 
-use crate::{error::ApiError, gate::Gate, limits, peer::WorkerPeer};
-
-pub(crate) fn routes() -> Router<Gate> {
-    let artifact = get(artifacts::read).head(artifacts::stat).put(artifacts::write);
-    Router::new()
-        .route("/artifacts/sha256/{digest}", artifact)
-        .route("/runs/{run}/attempts/{attempt}/log", put(logs::append))
-}
-
-impl FromRequestParts<Gate> for WorkerPeer {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, _: &Gate) -> Result<Self, ApiError> {
-        Self::of(&parts.extensions)
-            .map_err(|refusal| ApiError::new(StatusCode::UNAUTHORIZED, refusal.to_string()))
-    }
-}
+use crate::{error::ApiError, gate::Gate, limits, peer::WorkerPeer, rest::Params};
 
 /// The lease that a request's headers name.
 fn lease_of(headers: &HeaderMap) -> Result<Lease, ApiError> {
@@ -57,9 +39,43 @@ fn header(headers: &HeaderMap, name: &str) -> Result<String, ApiError> {
     Ok(value.to_owned())
 }
 
-/// The run that the lease is for, if it is the worker's now.
-async fn leased_run(gate: &Gate, worker: WorkerId, lease: Lease) -> Result<Run, ApiError> {
-    gate.leased_run(worker, lease).await.map_err(stale)
+/// The run that the lease of the headers is for, if it is the worker's now.
+pub(crate) async fn present_lease(
+    gate: &Gate,
+    worker: &WorkerPeer,
+    parts: &mut Parts,
+) -> Result<Run, ApiError> {
+    let lease = lease_of(&parts.headers)?;
+    gate.leased_run(worker.id, lease).await.map_err(stale)
+}
+
+/// The attempt of the path is the worker's, or was not long ago: what was spooled while the line was
+/// dead may still arrive.
+pub(crate) async fn own_attempt(
+    gate: &Gate,
+    worker: &WorkerPeer,
+    parts: &mut Parts,
+) -> Result<(), ApiError> {
+    let params = Params::from_request_parts(parts, gate).await?;
+    let (run, lease) = attempt_of(&params, &parts.headers)?;
+    let Err(refusal) = gate.leased_run(worker.id, lease.clone()).await else {
+        return Ok(());
+    };
+    if refusal.code() == Code::FailedPrecondition {
+        let run = gate.run(run).await?;
+        if gate.takes_late_log(&run, lease.attempt, worker.id) {
+            return Ok(());
+        }
+    }
+    Err(stale(refusal))
+}
+
+/// The attempt that the path names, with the lease token of the headers.
+fn attempt_of(params: &Params, headers: &HeaderMap) -> Result<(RunId, Lease), ApiError> {
+    let run: RunId = params.get("run")?;
+    let attempt: Attempt = params.get("attempt")?;
+    let token = header(headers, "x-gaia-lease")?;
+    Ok((run, Lease { run_id: run.to_string(), attempt: attempt.0, token }))
 }
 
 /// A refused lease is the worker's to give up, whatever made the scheduler refuse it.

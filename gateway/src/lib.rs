@@ -1,17 +1,20 @@
 //! The public door: Worker API, bulk transfers, REST. Holds no state.
 //!
 //! In reading order: [`Config`], [`Deps`] (the services behind the door), `peer` (who is calling),
-//! `error` (how a refusal reads), then the three doors: `worker_api` (Gaia's gRPC protocol, with
-//! `attachment`, `orders` and `reports`), `bulk` (binaries and logs as plain HTTP bodies), and `rest`.
+//! `error` (how a refusal reads), `routes` and `door` (who is let in where, by the table of `authz`),
+//! then what is behind: `worker_api` (Gaia's gRPC protocol, with `attachment`, `orders` and
+//! `reports`), `bulk` (binaries and logs as plain HTTP bodies), and `rest`.
 //!
 //! Invariants:
 //! - Nothing is remembered between two requests: a restarted gateway is the same gateway.
 //! - Identity comes from the connection's certificate or a verified token, never from another header.
+//! - No handler is entered before the table of `authz` has admitted the caller.
 //! - A worker reads and writes only what its own leases cover; the scheduler decides which these are.
 
 mod attachment;
 mod bulk;
 mod config;
+mod door;
 mod error;
 mod gate;
 mod limits;
@@ -19,6 +22,7 @@ mod orders;
 mod peer;
 mod reports;
 mod rest;
+mod routes;
 mod upload;
 mod worker_api;
 
@@ -41,10 +45,9 @@ pub fn router(deps: Deps, config: Config) -> Router {
     let gate = Gate::new(deps, config);
     let worker = WorkerServer::new(WorkerApi::new(gate.clone()))
         .max_decoding_message_size(worker_api::MAX_MESSAGE);
-    Router::new()
-        .route_service("/protobuf.Worker/{*method}", worker)
-        .merge(bulk::routes())
-        .merge(rest::routes())
+    let worker = Router::new().route_service("/protobuf.Worker/{*method}", worker);
+    routes::routes(&gate)
+        .merge(authz::guard(worker).with_state(()))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(unknown_route)
         .with_state(gate)

@@ -243,7 +243,7 @@ impl Worker for WorkerApi {
 }
 
 fn caller<T>(request: &Request<T>) -> Result<WorkerPeer, Status> {
-    WorkerPeer::of_call(request.extensions(), request.metadata())
+    Ok(WorkerPeer::of(request.extensions())?)
 }
 
 fn no_lease(pipeline: i64) -> Status {

@@ -13,6 +13,23 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 /// `events.lock` says.
 pub const EVENTS: &[(&str, u32)] = include!(concat!(env!("OUT_DIR"), "/events.rs"));
 
+include!(concat!(env!("OUT_DIR"), "/rpcs.rs"));
+
+impl Rpc {
+    /// All of them, with their paths.
+    pub const ALL: &'static [(Self, &'static str)] = RPCS;
+
+    /// The path that calls it.
+    pub fn path(self) -> &'static str {
+        RPCS[self as usize].1
+    }
+
+    /// The RPC that this path calls.
+    pub fn of_path(path: &str) -> Option<Self> {
+        RPCS.iter().find(|(_, known)| *known == path).map(|(rpc, _)| *rpc)
+    }
+}
+
 /// Gaia's Worker API (package `protobuf`), with our additions.
 pub mod worker {
     tonic::include_proto!("protobuf");

@@ -93,6 +93,7 @@ impl Access for Api {
             display_name: user.display_name,
             token: issued.token,
             expires_at: issued.expires_at.0,
+            roles: vec!["admin".into()],
         }))
     }
 
@@ -109,7 +110,8 @@ impl Access for Api {
         }
         let expires_at = claims.expires_at().0;
         let (username, display_name) = (claims.username, user.display_name);
-        Ok(Response::new(wire::Session { username, display_name, token, expires_at }))
+        let roles = vec!["admin".into()];
+        Ok(Response::new(wire::Session { username, display_name, token, expires_at, roles }))
     }
 
     async fn change_password(

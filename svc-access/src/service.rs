@@ -91,7 +91,7 @@ pub async fn start(deps: Deps, config: Config) -> Result<Service, StartError> {
         clock: deps.clock,
     };
     let server = AccessServer::new(api).max_decoding_message_size(MAX_REQUEST);
-    let router = transport::services_only(Routes::new(server).into_axum_router());
+    let router = authz::guard(Routes::new(server).into_axum_router());
     let task = tokio::spawn(async move { Ok(task.await??) });
     Ok(Service { router, task, first_admin_password })
 }

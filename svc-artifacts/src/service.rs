@@ -61,5 +61,5 @@ pub async fn start(deps: Deps, config: Config) -> Result<Service, StartError> {
     let api = Api { owner, blobs, clock: deps.clock };
     let server = ArtifactsServer::new(api).max_decoding_message_size(LARGEST_MESSAGE);
     let router = tonic::service::Routes::new(server).into_axum_router();
-    Ok(Service { router: transport::services_only(router), task })
+    Ok(Service { router: authz::guard(router), task })
 }

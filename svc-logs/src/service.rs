@@ -73,5 +73,5 @@ pub async fn start(deps: Deps, config: Config) -> Result<Service, StartError> {
         };
         ended.expect("the task that owns the state neither panics nor is aborted")
     });
-    Ok(Service { router: transport::services_only(router), task })
+    Ok(Service { router: authz::guard(router), task })
 }

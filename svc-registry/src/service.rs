@@ -77,7 +77,7 @@ pub async fn start(deps: Deps, config: Config) -> Result<Service, StartError> {
     let api =
         Api { owner, presence, secrets, clock: deps.clock, authority: deps.authority, config };
     let server = RegistryServer::new(api).max_decoding_message_size(MAX_REQUEST);
-    let router = transport::services_only(Routes::new(server).into_axum_router());
+    let router = authz::guard(Routes::new(server).into_axum_router());
     Ok(Service { router, task })
 }
 

@@ -76,7 +76,7 @@ pub async fn start(deps: Deps, config: Config) -> Result<Service, StartError> {
     let router = tonic::service::Routes::new(server).into_axum_router();
     let tasks = [tokio::spawn(effects.run()), watchers_task];
     let task = tokio::spawn(supervise(owner_task, tasks));
-    Ok(Service { router: transport::services_only(router), task })
+    Ok(Service { router: authz::guard(router), task })
 }
 
 /// The other tasks end quietly once the owner has stopped, so that its reason is what is told.

@@ -15,5 +15,5 @@ mod standing;
 pub use access::services_only;
 pub use channel::{Channel, ChannelError, InvalidServer, Protocols};
 pub use connection::{Connection, Protocol};
-pub use server::Server;
+pub use server::{Server, refused_handshakes};
 pub use standing::Watchlist;

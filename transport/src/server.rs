@@ -9,10 +9,27 @@ mod tcp;
 use crate::{Connection, Protocol, Watchlist, limits, standing::Standing};
 use axum::Router;
 use identity::{Credentials, Live, Peer};
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Handshakes that failed: over TCP, over QUIC.
+static REFUSED_HANDSHAKES: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+
+/// How many connections this process refused in the TLS handshake, or because the certificate names
+/// nobody: by what they came over.
+pub fn refused_handshakes() -> [(&'static str, u64); 2] {
+    let count = |wing: usize| REFUSED_HANDSHAKES[wing].load(Ordering::Relaxed);
+    [("tcp", count(0)), ("quic", count(1))]
+}
 
 /// Ports that are tried until one is free for both protocols.
 const PORT_TRIES: usize = 64;

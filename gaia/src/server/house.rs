@@ -37,13 +37,14 @@ impl House {
         let mut tasks = JoinSet::new();
         let registry = registry(ground, &mut tasks).await?;
         let scheduler = scheduler(ground, &mut tasks).await?;
+        let builds = SchedulerClient::new(called_by("svc-pipelines", scheduler.clone()));
         let (access, first_admin_password) = access(ground, data, &mut tasks).await?;
         let deps = gateway::Deps {
             registry: RegistryClient::new(registry.clone()),
-            scheduler: SchedulerClient::new(scheduler.clone()),
+            scheduler: SchedulerClient::new(inside(scheduler)),
             artifacts: ArtifactsClient::new(artifacts(ground, data, &mut tasks).await?),
             logs: LogsClient::new(logs(ground, data, &mut tasks).await?),
-            pipelines: PipelinesClient::new(pipelines(ground, scheduler, &mut tasks).await?),
+            pipelines: PipelinesClient::new(pipelines(ground, builds, &mut tasks).await?),
             access: AccessClient::new(access),
             log: ground.log.clone(),
             witness: Some(gateway::Witness {
@@ -59,9 +60,13 @@ impl House {
 
 type Tasks = JoinSet<Result<()>>;
 
-/// A service's router, called directly.
+/// A service's router, called directly by the gateway.
 fn inside(router: axum::Router) -> Channel {
-    Channel::local(router, Peer::Service("gateway".into()))
+    called_by("gateway", router)
+}
+
+fn called_by(service: &str, router: axum::Router) -> Channel {
+    Channel::local(router, Peer::Service(service.into()))
 }
 
 async fn registry(ground: &Ground, tasks: &mut Tasks) -> Result<Channel> {
@@ -78,11 +83,11 @@ async fn registry(ground: &Ground, tasks: &mut Tasks) -> Result<Channel> {
     Ok(inside(service.router))
 }
 
-async fn scheduler(ground: &Ground, tasks: &mut Tasks) -> Result<Channel> {
+async fn scheduler(ground: &Ground, tasks: &mut Tasks) -> Result<axum::Router> {
     let deps = svc_scheduler::Deps { log: ground.log.clone(), clock: ground.clock.clone() };
     let service = svc_scheduler::start(deps, svc_scheduler::Config::default()).await?;
     watch(tasks, "svc-scheduler", service.task);
-    Ok(inside(service.router))
+    Ok(service.router)
 }
 
 async fn artifacts(ground: &Ground, data: &Data, tasks: &mut Tasks) -> Result<Channel> {
@@ -103,12 +108,16 @@ async fn logs(ground: &Ground, data: &Data, tasks: &mut Tasks) -> Result<Channel
     Ok(inside(service.router))
 }
 
-async fn pipelines(ground: &Ground, scheduler: Channel, tasks: &mut Tasks) -> Result<Channel> {
+async fn pipelines(
+    ground: &Ground,
+    scheduler: SchedulerClient<Channel>,
+    tasks: &mut Tasks,
+) -> Result<Channel> {
     let deps = svc_pipelines::Deps {
         log: ground.log.clone(),
         clock: ground.clock.clone(),
         master_key: ground.master_key.clone(),
-        scheduler: SchedulerClient::new(scheduler),
+        scheduler,
     };
     let service = svc_pipelines::start(deps, svc_pipelines::Config::default()).await?;
     watch(tasks, "svc-pipelines", service.task);

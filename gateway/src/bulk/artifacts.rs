@@ -16,16 +16,18 @@ use proto::{
 use serde_json::json;
 use tonic::{Code, Status};
 
-use super::{lease_of, leased_run, range, stale};
-use crate::{error::ApiError, gate::Gate, orders, peer::WorkerPeer, rest::Params, upload};
+use super::range;
+use crate::{
+    door::Leased, error::ApiError, gate::Gate, orders, peer::WorkerPeer, rest::Params, upload,
+};
 
 pub(crate) async fn read(
     State(gate): State<Gate>,
-    worker: WorkerPeer,
+    Leased(run): Leased,
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let artifact = readable(&gate, &worker, &params, &headers).await?;
+    let artifact = readable(&gate, &run, &params).await?;
     let size = artifact.size;
     let wanted = headers.get(header::RANGE).and_then(|range| range.to_str().ok());
     let (status, offset, length) = match range::wanted(wanted, size) {
@@ -54,11 +56,10 @@ pub(crate) async fn read(
 
 pub(crate) async fn stat(
     State(gate): State<Gate>,
-    worker: WorkerPeer,
+    Leased(run): Leased,
     params: Params,
-    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let artifact = readable(&gate, &worker, &params, &headers).await?;
+    let artifact = readable(&gate, &run, &params).await?;
     let mut response = (describe(&artifact)?, Body::empty()).into_response();
     response.headers_mut().insert(header::CONTENT_LENGTH, artifact.size.into());
     Ok(response)
@@ -67,12 +68,11 @@ pub(crate) async fn stat(
 pub(crate) async fn write(
     State(gate): State<Gate>,
     worker: WorkerPeer,
+    Leased(run): Leased,
     params: Params,
-    headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     let digest: Digest = params.get("digest")?;
-    let run = leased_run(&gate, worker.id, lease_of(&headers)?).await?;
     if !run.spec.as_ref().is_some_and(orders::is_build) {
         return Err(ApiError::forbidden(format!(
             "run {} is not a build: only a build stores a binary",
@@ -103,19 +103,13 @@ fn part(
 }
 
 /// The blob, if the worker's run is of it.
-async fn readable(
-    gate: &Gate,
-    worker: &WorkerPeer,
-    params: &Params,
-    headers: &HeaderMap,
-) -> Result<Artifact, ApiError> {
+async fn readable(gate: &Gate, run: &Run, params: &Params) -> Result<Artifact, ApiError> {
     let digest: Digest = params.get("digest")?;
-    let run = leased_run(gate, worker.id, lease_of(headers)?).await?;
-    if !is_of(&run, digest) {
-        return Err(stale(Status::permission_denied(format!(
+    if !is_of(run, digest) {
+        return Err(ApiError::forbidden(format!(
             "run {} is not of binary {digest}: a worker gets only the binaries of its runs",
             run.run_id
-        ))));
+        )));
     }
     let request = StatArtifactRequest { digest: digest.as_bytes().to_vec().into() };
     match gate.artifacts().stat_artifact(request).await {

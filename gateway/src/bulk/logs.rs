@@ -8,20 +8,19 @@ use axum::{
 };
 use bytes::BytesMut;
 use futures::{FutureExt, StreamExt};
-use ids::{Attempt, Digest, RunId};
+use ids::Digest;
 use proto::{
     common::v1::Lease,
     logs::v1::{AppendLogRequest, LogEnd},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tonic::{Code, Status};
+use tonic::Status;
 
-use super::{header, stale};
+use super::attempt_of;
 use crate::{
     error::ApiError,
     gate::Gate,
-    peer::WorkerPeer,
     rest::{Params, Query},
 };
 
@@ -39,21 +38,13 @@ pub(crate) struct Place {
 
 pub(crate) async fn append(
     State(gate): State<Gate>,
-    worker: WorkerPeer,
     params: Params,
     Query(place): Query<Place>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
-    let run: RunId = params.get("run")?;
-    let attempt: Attempt = params.get("attempt")?;
+    let (_, lease) = attempt_of(&params, &headers)?;
     let end = place.end()?;
-    let lease = Lease {
-        run_id: run.to_string(),
-        attempt: attempt.0,
-        token: header(&headers, "x-gaia-lease")?,
-    };
-    may_write(&gate, &worker, run, &lease).await?;
     let log = Writer { gate, lease };
     let mut at = place.offset;
     let mut durable = None;
@@ -89,26 +80,6 @@ impl Place {
             )),
         }
     }
-}
-
-/// The present lease, or the past of the same worker: what was spooled while the line was dead may
-/// still arrive.
-async fn may_write(
-    gate: &Gate,
-    worker: &WorkerPeer,
-    run: RunId,
-    lease: &Lease,
-) -> Result<(), ApiError> {
-    let Err(refusal) = gate.leased_run(worker.id, lease.clone()).await else {
-        return Ok(());
-    };
-    if refusal.code() == Code::FailedPrecondition {
-        let run = gate.run(run).await?;
-        if gate.takes_late_log(&run, lease.attempt, worker.id) {
-            return Ok(());
-        }
-    }
-    Err(stale(refusal))
 }
 
 struct Writer {

@@ -18,7 +18,7 @@ use proto::{
 use serde::{Deserialize, Serialize};
 use tonic::Status;
 
-use super::{Params, Query, User, event_json::EventJson, events::unreadable};
+use super::{Params, Query, event_json::EventJson, events::unreadable};
 use crate::{
     error::ApiError,
     gate::{Gate, Witness},
@@ -26,7 +26,7 @@ use crate::{
 };
 
 #[derive(Debug, Serialize)]
-pub(super) struct TrailJson {
+pub(crate) struct TrailJson {
     run: String,
     /// In the order in which they happened.
     events: Vec<Entry>,
@@ -43,9 +43,8 @@ struct Entry {
 }
 
 /// Every event that the run's story is made of.
-pub(super) async fn run(
+pub(crate) async fn run(
     State(gate): State<Gate>,
-    _: User,
     params: Params,
 ) -> Result<Json<TrailJson>, ApiError> {
     let run: RunId = params.get("uniqueid")?;
@@ -57,15 +56,14 @@ pub(super) async fn run(
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Place {
+pub(crate) struct Place {
     /// As of which event; absent: the last one.
     position: Option<u64>,
 }
 
 /// The head of the log, signed, to be kept elsewhere.
-pub(super) async fn head(
+pub(crate) async fn head(
     State(gate): State<Gate>,
-    _: User,
     Query(place): Query<Place>,
 ) -> Result<Json<SignedHead>, ApiError> {
     let Some(witness) = gate.witness().cloned() else {

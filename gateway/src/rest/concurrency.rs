@@ -27,12 +27,12 @@ struct Wish {
     note: String,
 }
 
-pub(super) async fn list(State(gate): State<Gate>, _: User) -> Result<Json<Value>, ApiError> {
+pub(crate) async fn list(State(gate): State<Gate>) -> Result<Json<Value>, ApiError> {
     let limits = gate.scheduler().list_limits(proto::scheduler::v1::ListLimitsRequest {}).await?;
     Ok(Json(limits.into_inner().limits.iter().map(shown).collect()))
 }
 
-pub(super) async fn set(
+pub(crate) async fn set(
     State(gate): State<Gate>,
     user: User,
     params: Params,
@@ -55,7 +55,7 @@ pub(super) async fn set(
     change(&gate, user.caller, of(&gate, &params).await?, Some(limit), note).await
 }
 
-pub(super) async fn remove(
+pub(crate) async fn remove(
     State(gate): State<Gate>,
     user: User,
     params: Params,

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct EventJson {
+pub(crate) struct EventJson {
     pub(super) position: u64,
     pub(super) stream: String,
     revision: u64,

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{policy::PolicyJson, time::rfc3339};
 
 #[derive(Debug, Serialize)]
-pub(super) struct PipelineJson {
+pub(crate) struct PipelineJson {
     id: u64,
     name: String,
     repo: RepoJson,
@@ -51,7 +51,7 @@ struct RepoJson {
 
 /// What a build produced.
 #[derive(Debug, Serialize)]
-pub(super) struct ResultJson {
+pub(crate) struct ResultJson {
     /// Hex.
     sha256: String,
     size: u64,
@@ -60,7 +60,7 @@ pub(super) struct ResultJson {
 
 /// Gaia's job.
 #[derive(Debug, Serialize)]
-pub(super) struct JobJson {
+pub(crate) struct JobJson {
     pub(super) id: u32,
     pub(super) title: String,
     pub(super) desc: String,
@@ -70,13 +70,13 @@ pub(super) struct JobJson {
 
 /// A job that another one waits for.
 #[derive(Debug, Serialize)]
-pub(super) struct NamedJob {
+pub(crate) struct NamedJob {
     id: u32,
     title: String,
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct ArgumentJson {
+pub(crate) struct ArgumentJson {
     desc: String,
     r#type: String,
     key: String,

@@ -135,7 +135,7 @@ impl Creation {
     }
 }
 
-pub(super) async fn create(
+pub(crate) async fn create(
     State(gate): State<Gate>,
     user: User,
     payload: Payload,
@@ -165,18 +165,12 @@ async fn all(gate: &Gate) -> Result<Vec<Pipeline>, ApiError> {
     Ok(gate.pipelines().list_pipelines(ListPipelinesRequest {}).await?.into_inner().pipelines)
 }
 
-pub(super) async fn list(
-    State(gate): State<Gate>,
-    _: User,
-) -> Result<Json<Vec<PipelineJson>>, ApiError> {
+pub(crate) async fn list(State(gate): State<Gate>) -> Result<Json<Vec<PipelineJson>>, ApiError> {
     Ok(Json(all(&gate).await?.into_iter().map(PipelineJson::from).collect()))
 }
 
 /// How the creation of each pipeline goes, as Gaia shows it.
-pub(super) async fn list_created(
-    State(gate): State<Gate>,
-    _: User,
-) -> Result<Json<Value>, ApiError> {
+pub(crate) async fn list_created(State(gate): State<Gate>) -> Result<Json<Value>, ApiError> {
     let shown = all(&gate).await?.into_iter().map(|pipeline| {
         let (status, statustype) = match pipeline.build_state() {
             BuildState::Built => (100, "success"),
@@ -195,9 +189,8 @@ pub(super) async fn list_created(
     Ok(Json(shown.collect()))
 }
 
-pub(super) async fn list_with_latest_run(
+pub(crate) async fn list_with_latest_run(
     State(gate): State<Gate>,
-    _: User,
 ) -> Result<Json<Value>, ApiError> {
     let mut shown = vec![];
     for pipeline in all(&gate).await? {
@@ -208,15 +201,14 @@ pub(super) async fn list_with_latest_run(
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Name {
+pub(crate) struct Name {
     #[serde(default)]
     name: String,
 }
 
 /// Whether a pipeline could have this name.
-pub(super) async fn check_name(
+pub(crate) async fn check_name(
     State(gate): State<Gate>,
-    _: User,
     Query(Name { name }): Query<Name>,
 ) -> Result<Json<Value>, ApiError> {
     let fits = |letter: char| letter.is_alphanumeric() || matches!(letter, ' ' | '-' | '_');
@@ -240,9 +232,8 @@ async fn pipeline(gate: &Gate, params: &Params) -> Result<Pipeline, ApiError> {
     Ok(gate.pipelines().get_pipeline(request).await?.into_inner())
 }
 
-pub(super) async fn show(
+pub(crate) async fn show(
     State(gate): State<Gate>,
-    _: User,
     params: Params,
 ) -> Result<Json<PipelineJson>, ApiError> {
     Ok(Json(pipeline(&gate, &params).await?.into()))
@@ -259,7 +250,7 @@ struct Change {
     policy: Option<policy::Wish>,
 }
 
-pub(super) async fn change(
+pub(crate) async fn change(
     State(gate): State<Gate>,
     user: User,
     params: Params,
@@ -289,7 +280,7 @@ fn named(user: User, params: &Params) -> Result<BuildPipelineRequest, ApiError> 
     Ok(BuildPipelineRequest { id: id.0, caller: Some(user.caller) })
 }
 
-pub(super) async fn remove(
+pub(crate) async fn remove(
     State(gate): State<Gate>,
     user: User,
     params: Params,
@@ -298,7 +289,7 @@ pub(super) async fn remove(
     Ok("Pipeline has been deleted")
 }
 
-pub(super) async fn pull(
+pub(crate) async fn pull(
     State(gate): State<Gate>,
     user: User,
     params: Params,
@@ -352,7 +343,7 @@ struct Argument {
     value: String,
 }
 
-pub(super) async fn start(
+pub(crate) async fn start(
     State(gate): State<Gate>,
     user: User,
     params: Params,

@@ -15,7 +15,7 @@ use super::{
 use crate::orders;
 
 #[derive(Debug, Serialize)]
-pub(super) struct RunJson {
+pub(crate) struct RunJson {
     uniqueid: String,
     id: u64,
     pipelineid: u64,

@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
-use super::{Params, Query, User, is_on, keep_alive, run_json, runs, wants_events};
+use super::{Params, Query, is_on, keep_alive, run_json, runs, wants_events};
 use crate::{
     error::ApiError,
     gate::{Gate, is_terminal},
@@ -33,7 +33,7 @@ use crate::{
 const WAITING_EVENTS: usize = 16;
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     raw: Option<String>,
     follow: Option<String>,
     /// 0 or absent: the newest.
@@ -54,9 +54,8 @@ struct LogJson {
     truncated: bool,
 }
 
-pub(super) async fn show(
+pub(crate) async fn show(
     State(gate): State<Gate>,
-    _: User,
     params: Params,
     Query(wanted): Query<Wanted>,
     headers: HeaderMap,

@@ -38,7 +38,7 @@ pub(super) fn named(params: &Params) -> Result<GetRunRequest, ApiError> {
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     /// 0: all.
     limit: Option<u32>,
     /// Only of this pipeline.
@@ -64,17 +64,15 @@ async fn runs(gate: &Gate, request: ListRunsRequest) -> Result<Vec<RunJson>, Api
     Ok(runs.into_iter().map(RunJson::from).collect())
 }
 
-pub(super) async fn list(
+pub(crate) async fn list(
     State(gate): State<Gate>,
-    _: User,
     Query(wanted): Query<Wanted>,
 ) -> Result<Json<Vec<RunJson>>, ApiError> {
     Ok(Json(runs(&gate, wanted.of(wanted.pipeline, USUAL)).await?))
 }
 
-pub(super) async fn list_of_pipeline(
+pub(crate) async fn list_of_pipeline(
     State(gate): State<Gate>,
-    _: User,
     params: Params,
     Query(wanted): Query<Wanted>,
 ) -> Result<Json<Vec<RunJson>>, ApiError> {
@@ -83,24 +81,22 @@ pub(super) async fn list_of_pipeline(
 }
 
 /// The newest run; `null` before the first.
-pub(super) async fn latest_of_pipeline(
+pub(crate) async fn latest_of_pipeline(
     State(gate): State<Gate>,
-    _: User,
     params: Params,
 ) -> Result<Json<Option<RunJson>>, ApiError> {
     let pipeline: PipelineId = params.get("pipelineid")?;
     Ok(Json(latest(&gate, pipeline.0).await?))
 }
 
-pub(super) async fn latest(gate: &Gate, pipeline: u64) -> Result<Option<RunJson>, ApiError> {
+pub(crate) async fn latest(gate: &Gate, pipeline: u64) -> Result<Option<RunJson>, ApiError> {
     let request = ListRunsRequest { pipeline_id: pipeline, limit: 1, ..ListRunsRequest::default() };
     Ok(runs(gate, request).await?.into_iter().next())
 }
 
 /// The run now; as events, also after every change, until it ended.
-pub(super) async fn show(
+pub(crate) async fn show(
     State(gate): State<Gate>,
-    _: User,
     params: Params,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
@@ -123,7 +119,7 @@ struct Stop {
     note: String,
 }
 
-pub(super) async fn stop(
+pub(crate) async fn stop(
     State(gate): State<Gate>,
     user: User,
     params: Params,
@@ -137,7 +133,7 @@ pub(super) async fn stop(
 }
 
 /// Gaia's route, with Gaia's answer.
-pub(super) async fn stop_by_number(
+pub(crate) async fn stop_by_number(
     gate: State<Gate>,
     user: User,
     params: Params,
@@ -147,9 +143,8 @@ pub(super) async fn stop_by_number(
     Ok("pipeline successfully stopped")
 }
 
-pub(super) async fn placement(
+pub(crate) async fn placement(
     State(gate): State<Gate>,
-    _: User,
     params: Params,
 ) -> Result<Json<Value>, ApiError> {
     let placement = gate.scheduler().explain_run(named(&params)?).await?.into_inner();

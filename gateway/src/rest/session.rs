@@ -16,7 +16,7 @@ struct Login {
 
 /// Gaia's user, as its login answers it.
 #[derive(Debug, Serialize)]
-pub(super) struct LoggedIn {
+pub(crate) struct LoggedIn {
     username: String,
     display_name: String,
     tokenstring: String,
@@ -24,7 +24,7 @@ pub(super) struct LoggedIn {
     jwtexpiry: u64,
 }
 
-pub(super) async fn login(
+pub(crate) async fn login(
     State(gate): State<Gate>,
     payload: Payload,
 ) -> Result<Json<LoggedIn>, ApiError> {
@@ -39,7 +39,7 @@ pub(super) async fn login(
         }
         _ => refusal.into(),
     })?;
-    let Session { username, display_name, token, expires_at } = session.into_inner();
+    let Session { username, display_name, token, expires_at, .. } = session.into_inner();
     Ok(Json(LoggedIn { username, display_name, tokenstring: token, jwtexpiry: expires_at / 1_000 }))
 }
 
@@ -52,7 +52,7 @@ struct PasswordChange {
     newpasswordconf: Option<String>,
 }
 
-pub(super) async fn change_password(
+pub(crate) async fn change_password(
     State(gate): State<Gate>,
     user: User,
     payload: Payload,

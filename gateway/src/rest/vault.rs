@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Params, Payload, User};
 use crate::{error::ApiError, gate::Gate, limits};
 
-pub(super) async fn list(State(gate): State<Gate>, _: User) -> Result<Json<Value>, ApiError> {
+pub(crate) async fn list(State(gate): State<Gate>) -> Result<Json<Value>, ApiError> {
     let secrets = gate.access().list_secrets(ListSecretsRequest {}).await?.into_inner().secrets;
     let shown = secrets.into_iter().map(|secret| {
         json!({ "key": secret.key, "value": "**********", "updated_at": secret.updated_at })
@@ -24,7 +24,7 @@ struct Secret {
     value: String,
 }
 
-pub(super) async fn create(
+pub(crate) async fn create(
     State(gate): State<Gate>,
     user: User,
     payload: Payload,
@@ -37,7 +37,7 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, "secret successfully set"))
 }
 
-pub(super) async fn update(
+pub(crate) async fn update(
     gate: State<Gate>,
     user: User,
     payload: Payload,
@@ -45,7 +45,7 @@ pub(super) async fn update(
     create(gate, user, payload).await
 }
 
-pub(super) async fn remove(
+pub(crate) async fn remove(
     State(gate): State<Gate>,
     user: User,
     params: Params,

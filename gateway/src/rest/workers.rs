@@ -36,7 +36,7 @@ struct Registered {
 }
 
 /// Gaia's agents print a refusal as it comes, so here it is text.
-pub(super) async fn register(
+pub(crate) async fn register(
     State(gate): State<Gate>,
     Anyone(caller): Anyone,
     headers: HeaderMap,
@@ -124,12 +124,12 @@ fn split(tags: &str) -> impl Iterator<Item = String> {
     tags.split(',').map(str::trim).filter(|tag| !tag.is_empty()).map(str::to_owned)
 }
 
-pub(super) async fn show_secret(State(gate): State<Gate>, _: User) -> Result<String, ApiError> {
+pub(crate) async fn show_secret(State(gate): State<Gate>) -> Result<String, ApiError> {
     let secret = gate.registry().get_registration_secret(GetRegistrationSecretRequest {}).await?;
     Ok(secret.into_inner().secret)
 }
 
-pub(super) async fn reset_secret(
+pub(crate) async fn reset_secret(
     State(gate): State<Gate>,
     user: User,
 ) -> Result<&'static str, ApiError> {
@@ -140,7 +140,7 @@ pub(super) async fn reset_secret(
 
 /// Gaia's worker, and what is ours.
 #[derive(Debug, Serialize)]
-pub(super) struct WorkerJson {
+pub(crate) struct WorkerJson {
     uniqueid: String,
     name: String,
     status: &'static str,
@@ -205,10 +205,7 @@ async fn all(gate: &Gate) -> Result<(Vec<Worker>, ListLoadsResponse), Status> {
     Ok((workers.into_inner().workers, loads.into_inner()))
 }
 
-pub(super) async fn list(
-    State(gate): State<Gate>,
-    _: User,
-) -> Result<Json<Vec<WorkerJson>>, ApiError> {
+pub(crate) async fn list(State(gate): State<Gate>) -> Result<Json<Vec<WorkerJson>>, ApiError> {
     let (workers, loads) = all(&gate).await?;
     let loads: HashMap<_, _> = loads.loads.iter().map(|load| (&load.worker_id, load)).collect();
     let shown = workers.into_iter().map(|worker| {
@@ -218,7 +215,7 @@ pub(super) async fn list(
     Ok(Json(shown.collect()))
 }
 
-pub(super) async fn overview(State(gate): State<Gate>, _: User) -> Result<Json<Value>, ApiError> {
+pub(crate) async fn overview(State(gate): State<Gate>) -> Result<Json<Value>, ApiError> {
     let (workers, loads) = all(&gate).await?;
     let count = |wanted: &str| workers.iter().filter(|w| status(w.state()) == wanted).count();
     Ok(Json(json!({
@@ -244,7 +241,7 @@ fn change(user: User, params: &Params, payload: &Payload) -> Result<ChangeWorker
     Ok(ChangeWorkerRequest { worker_id: worker.to_string(), note, caller: Some(user.caller) })
 }
 
-pub(super) async fn deregister(
+pub(crate) async fn deregister(
     State(gate): State<Gate>,
     user: User,
     params: Params,
@@ -259,7 +256,7 @@ pub(super) async fn deregister(
     Ok("worker has been successfully deregistered")
 }
 
-pub(super) async fn suspend(
+pub(crate) async fn suspend(
     State(gate): State<Gate>,
     user: User,
     params: Params,
@@ -269,7 +266,7 @@ pub(super) async fn suspend(
     Ok(Json(WorkerJson::new(worker.into_inner(), None)))
 }
 
-pub(super) async fn resume(
+pub(crate) async fn resume(
     State(gate): State<Gate>,
     user: User,
     params: Params,

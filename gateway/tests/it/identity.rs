@@ -52,10 +52,13 @@ fn refusal<T>(answer: Result<T, Status>) -> Status {
 async fn only_a_workers_certificate_opens_the_worker_api() {
     let house = House::start().await;
     let id = Agent::join(&house, "ada", &[]).await.id;
-    for peer in [Peer::Anonymous, Peer::Service("svc-registry".into())] {
+    for (peer, code) in [
+        (Peer::Anonymous, Code::Unauthenticated),
+        (Peer::Service("svc-registry".into()), Code::PermissionDenied),
+    ] {
         let agent = Agent::over(house.channel(peer.clone()), id.clone());
         for (call, refusal) in every_call(&agent).await {
-            assert_eq!(refusal.code(), Code::Unauthenticated, "{call} as {peer:?}: {refusal}");
+            assert_eq!(refusal.code(), code, "{call} as {peer:?}: {refusal}");
         }
     }
 }

@@ -4,7 +4,10 @@ use super::Shared;
 use crate::{Protocol, http3, limits, standing::Standing};
 use quinn::{Endpoint, Incoming};
 use rustls_pki_types::CertificateDer;
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -59,6 +62,10 @@ async fn farewell(standing: &Standing, leave: &CancellationToken) {
     tokio::time::sleep(limits::FAREWELL).await;
 }
 
+fn refused() {
+    super::REFUSED_HANDSHAKES[1].fetch_add(1, Ordering::Relaxed);
+}
+
 /// Told at once, a client need not wait for its timeout.
 async fn refuse_all(endpoint: &Endpoint) {
     while let Some(incoming) = endpoint.accept().await {
@@ -72,12 +79,15 @@ async fn converse(
     shared: Shared,
 ) -> io::Result<()> {
     let address = incoming.remote_address();
-    let quic = tokio::time::timeout(limits::HANDSHAKE, incoming.accept()?).await??;
+    let quic = tokio::time::timeout(limits::HANDSHAKE, incoming.accept()?).await;
+    let quic = quic.map_err(io::Error::from).and_then(|shaken| Ok(shaken?));
+    let quic = quic.inspect_err(|_| refused())?;
     drop(permit);
     let chain = quic.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer>>().ok());
     let chain = chain.as_ref().map(|chain| chain.as_slice());
     let known = super::connection(chain, address, Protocol::Http3, &shared.watchlist);
     let (connection, standing) = known.map_err(|error| {
+        refused();
         quic.close(http3::NO_ERROR, b"the certificate names nobody");
         io::Error::other(error)
     })?;

@@ -10,7 +10,14 @@ use hyper_util::{
     server::conn::auto,
 };
 use identity::Peer;
-use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
@@ -54,7 +61,10 @@ pub(super) async fn serve(listener: TcpListener, tls: TlsAcceptor, shared: Share
                 Ok((stream, connection, standing)) => {
                     converse(stream, connection, standing, shared).await;
                 }
-                Err(error) => tracing::debug!(%address, %error, "handshake failed"),
+                Err(error) => {
+                    super::REFUSED_HANDSHAKES[0].fetch_add(1, Ordering::Relaxed);
+                    tracing::debug!(%address, %error, "handshake failed");
+                }
             }
             drop(permit);
         }));
