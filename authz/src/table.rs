@@ -62,11 +62,11 @@ pub const fn of_rpc(rpc: Rpc) -> Needs {
         | Rpc::RegistryListJoinTokens
         | Rpc::RegistryRevokeJoinToken
         | Rpc::RegistryJoinWorker
-        | Rpc::RegistryRenewCertificate
         | Rpc::RegistryListCertificates
         | Rpc::RegistryRevokeCertificates
-        | Rpc::RegistryRollOverCa
-        | Rpc::RegistryWatchTrust => GATEWAY,
+        | Rpc::RegistryRollOverCa => GATEWAY,
+        // Each for itself: the certificate of the call names the service.
+        Rpc::RegistryRenewCertificate | Rpc::RegistryWatchTrust => Needs::AnyService,
 
         // svc-scheduler: builds are runs, which svc-pipelines submits and cancels.
         Rpc::SchedulerSubmitRun | Rpc::SchedulerCancelRun => {
@@ -124,7 +124,7 @@ pub const fn of_rpc(rpc: Rpc) -> Needs {
 
 /// Beginnings of the names of the streams that each service writes. Nobody else does.
 const STREAMS: &[(&str, &[&str])] = &[
-    ("svc-registry", &["worker-", "registration"]),
+    ("svc-registry", &["worker-", "registration", "jointoken-", "certificate-", "authority"]),
     ("svc-scheduler", &["run-"]),
     ("svc-artifacts", &["artifact-"]),
     ("svc-logs", &["runlog-"]),
@@ -227,6 +227,16 @@ routes! {
     WorkerDeregister      DELETE "/api/v1/worker/{workerid}"                           Role(R::WorkerDeregisterWorker);
     WorkerSuspend         POST   "/api/v1/worker/suspend/{workerid}"                   Role(R::WorkerManage);
     WorkerResume          POST   "/api/v1/worker/resume/{workerid}"                    Role(R::WorkerManage);
+    /// The join token in the body is the proof, and the signature of the request that of the key.
+    WorkerJoin            POST   "/api/v1/worker/join"                                 Anyone;
+    WorkerRenew           POST   "/api/v1/worker/certificate"                          Worker(None);
+    TokenList             GET    "/api/v1/worker/token"                                Role(R::WorkerJoinTokens);
+    TokenCreate           POST   "/api/v1/worker/token"                                Role(R::WorkerJoinTokens);
+    TokenRevoke           DELETE "/api/v1/worker/token/{tokenid}"                      Role(R::WorkerJoinTokens);
+
+    CertificateList       GET    "/api/v1/certificate"                                 Role(R::SystemCertificates);
+    CertificateRevoke     POST   "/api/v1/certificate/revoke"                          Role(R::SystemCertificates);
+    CaRotate              POST   "/api/v1/ca/rotate"                                   Role(R::SystemCertificates);
 
     ArtifactRead          GET    "/artifacts/sha256/{digest}"                          Worker(Present);
     ArtifactStat          HEAD   "/artifacts/sha256/{digest}"                          Worker(Present);
@@ -251,7 +261,10 @@ mod tests {
     fn only_what_proves_itself_is_open_to_anyone() {
         let open: Vec<_> =
             Route::ALL.iter().filter(|route| route.needs() == Needs::Anyone).collect();
-        assert_eq!(open, [&Route::Login, &Route::Health, &Route::WorkerRegister]);
+        assert_eq!(
+            open,
+            [&Route::Login, &Route::Health, &Route::WorkerRegister, &Route::WorkerJoin]
+        );
         assert!(Rpc::ALL.iter().all(|(rpc, _)| of_rpc(*rpc) != Needs::Anyone));
     }
 

@@ -1,7 +1,7 @@
 //! Gaia's REST API under `/api/v1`, and what is ours beside it.
 //!
 //! In reading order: this file (what every handler takes), `session`, `pipelines`, `runs` with
-//! `run_json` and `run_log`, `selectors`, `concurrency`, `workers`, `vault`, `events` (with
+//! `run_json` and `run_log`, `selectors`, `concurrency`, `workers`, `trust`, `vault`, `events` (with
 //! `event_json`, `moment` and `names`), `audit`.
 
 pub(crate) mod audit;
@@ -19,6 +19,7 @@ pub(crate) mod runs;
 pub(crate) mod selectors;
 pub(crate) mod session;
 mod time;
+pub(crate) mod trust;
 pub(crate) mod vault;
 pub(crate) mod workers;
 

@@ -12,8 +12,8 @@ use crate::{
     door,
     gate::Gate,
     rest::{
-        self, audit, concurrency, events, pipelines, run_log, runs, selectors, session, vault,
-        workers,
+        self, audit, concurrency, events, pipelines, run_log, runs, selectors, session, trust,
+        vault, workers,
     },
 };
 
@@ -76,6 +76,14 @@ fn handler(route: Route) -> MethodRouter<Gate> {
         Route::WorkerDeregister => on(method, workers::deregister),
         Route::WorkerSuspend => on(method, workers::suspend),
         Route::WorkerResume => on(method, workers::resume),
+        Route::WorkerJoin => on(method, trust::join),
+        Route::WorkerRenew => on(method, trust::renew),
+        Route::TokenList => on(method, trust::list_tokens),
+        Route::TokenCreate => on(method, trust::create_token),
+        Route::TokenRevoke => on(method, trust::revoke_token),
+        Route::CertificateList => on(method, trust::list_certificates),
+        Route::CertificateRevoke => on(method, trust::revoke_certificates),
+        Route::CaRotate => on(method, trust::roll_over_ca),
 
         Route::ArtifactRead => on(method, artifacts::read),
         Route::ArtifactStat => on(method, artifacts::stat),
