@@ -4,6 +4,7 @@
 //! nothing is answered that is not durable, and whoever started it starts it again.
 
 mod signals;
+pub mod trust;
 
 use std::{
     collections::BTreeMap,
@@ -13,15 +14,17 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use eventlog::{Clock, Log};
-use identity::{Credentials, MasterKey, Peer};
+use identity::{Credentials, Live, MasterKey, Peer};
+use proto::registry::v1::registry_client::RegistryClient;
 use serde::{Deserialize, de::DeserializeOwned};
 pub use signals::{Signals, shutdown, signals};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use transport::{Channel, Protocols, Server};
 
 #[derive(Parser, Debug)]
@@ -62,8 +65,10 @@ pub struct Host {
     pub data: PathBuf,
     /// File of the master key.
     master_key: PathBuf,
-    credentials: Credentials,
+    live: Live,
     services: BTreeMap<String, String>,
+    /// Every way to another service, of which there are few.
+    channels: Arc<Mutex<Vec<Channel>>>,
 }
 
 impl Host {
@@ -72,7 +77,9 @@ impl Host {
         let address = self.services.get(name).with_context(|| {
             format!("the address of {name} is not configured: add it under [services]")
         })?;
-        remote(address, name, &self.credentials)
+        let channel = remote(address, name, &self.live)?;
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner).push(channel.clone());
+        Ok(channel)
     }
 
     pub fn master_key(&self) -> Result<MasterKey> {
@@ -117,22 +124,37 @@ where
     E: Error + Send + Sync + 'static,
 {
     let settings: Settings<C> = read(path)?;
-    let credentials = Credentials::load(&settings.identity)?;
+    let live = Live::new(Credentials::load(&settings.identity)?)?;
     fs::create_dir_all(&settings.data)
         .with_context(|| format!("create the data folder {}", settings.data.display()))?;
+    let log = remote(&settings.log, "log", &live)?;
+    let channels = Arc::new(Mutex::new(vec![log.clone()]));
     let host = Host {
-        log: Log::remote(remote(&settings.log, "log", &credentials)?),
+        log: Log::remote(log),
         clock: Clock::system(),
         master_key: settings.master_key.unwrap_or_else(|| settings.data.join("master.key")),
         data: settings.data,
-        credentials: credentials.clone(),
+        live: live.clone(),
         services: settings.services,
+        channels: Arc::clone(&channels),
     };
+    let registry = host.service("svc-registry").ok().map(RegistryClient::new);
     let shutdown = shutdown()?;
-    let server = Server::bind(settings.listen, &credentials)
+    let server = Server::bind_live(settings.listen, &live)
         .await
         .with_context(|| format!("listen on {}", settings.listen))?;
     let (router, task) = start(host, settings.service).await?;
+    let mut background = JoinSet::new();
+    if let Some(registry) = registry {
+        let channels = channels.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (live, place) = (live.clone(), settings.identity);
+        let renewal = trust::Renewal { registry, live, place, channels };
+        let known = trust::keep(&mut background, renewal, server.watchlist());
+        // Workers come by the gateway; it lets nobody in before it knows who is revoked.
+        if name == "gateway" {
+            trust::wait(known).await;
+        }
+    }
     tracing::info!("{name} is ready at https://{}", server.local_addr());
     let serving = tokio::spawn(server.serve(router, shutdown));
     tokio::select! {
@@ -146,9 +168,13 @@ fn read<C: DeserializeOwned + Default>(path: &Path) -> Result<Settings<C>> {
     toml::from_str(&text).with_context(|| format!("read {}", path.display()))
 }
 
-fn remote(address: &str, name: &str, credentials: &Credentials) -> Result<Channel> {
-    debug_assert!(matches!(credentials.peer(), Ok(Peer::Service(_))), "services call services");
-    let tls = identity::client_tls(credentials)?;
+/// The way to a service of the house.
+pub fn remote(address: &str, name: &str, live: &Live) -> Result<Channel> {
+    debug_assert!(
+        matches!(live.credentials().peer(), Ok(Peer::Service(_))),
+        "services call services"
+    );
+    let tls = identity::live_client_tls(live)?;
     Ok(Channel::remote(address, name, tls, Protocols::PreferHttp3)?)
 }
 
