@@ -12,7 +12,9 @@ pub struct Config {
     pub server: String,
     /// What people call this worker. Empty: the name of the host.
     pub name: String,
-    /// The registration secret. Needed only to join; an agent that joined keeps its identity.
+    /// A join token. Needed only to join; an agent that joined keeps its identity.
+    pub token: String,
+    /// The registration secret, Gaia's way instead of a token. Needed only to join; an agent that joined keeps its identity.
     pub secret: String,
     /// Tags beside those that the agent finds by itself. "-python" takes one away.
     pub tags: Vec<String>,
@@ -20,7 +22,7 @@ pub struct Config {
     pub slots: u32,
     /// Folder for identity, cache and work. Belongs to one agent at a time.
     pub home: PathBuf,
-    /// The CA to trust for joining: the path of a PEM file, or the PEM text itself.
+    /// The CA to trust for joining by the secret (a token knows it): the path of a PEM file, or the PEM text itself.
     pub ca_certificate: String,
     /// Which versions of HTTP to speak.
     pub protocols: Protocols,
@@ -64,6 +66,7 @@ impl Default for Config {
         Self {
             server: String::new(),
             name: String::new(),
+            token: String::new(),
             secret: String::new(),
             tags: Vec::new(),
             slots: 0,
@@ -111,7 +114,7 @@ impl Config {
     }
 }
 
-/// Shows everything but the secret.
+/// Shows everything but the token and the secret.
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
@@ -140,7 +143,8 @@ mod tests {
 
     #[test]
     fn debug_output_does_not_show_the_secret() {
-        let config = Config { secret: "hunter2".into(), ..Config::default() };
+        let config =
+            Config { secret: "hunter2".into(), token: "hunter2".into(), ..Config::default() };
         assert!(!format!("{config:?}").contains("hunter2"));
     }
 }

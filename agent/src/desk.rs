@@ -22,7 +22,8 @@ use crate::{
     attempt::attend,
     leftovers::{self, Leftover},
     order::Lease,
-    primary::Primary,
+    primary::{Ended, Primary},
+    renew,
     report::{Ending, Reporter},
     session::{Wires, receive},
     stop::{Stopper, Why},
@@ -41,7 +42,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub(crate) enum Closed {
     /// It was asked to.
     Drained,
-    NotRegistered,
+    /// The server believes this identity no more.
+    Ended(Ended),
 }
 
 #[derive(Debug)]
@@ -90,8 +92,10 @@ impl Desk {
         let (sender, mut orders) = mpsc::channel(16);
         let (draining, draining_watcher) = watch::channel(false);
         let (drain_known, mut known) = watch::channel(false);
+        let (renewal, renewed) = watch::channel(());
         let wires = Wires {
             orders: sender,
+            renewed,
             held: self.leases.subscribe(),
             draining: draining_watcher,
             drain_known,
@@ -99,6 +103,8 @@ impl Desk {
         let session = receive(self.primary.clone(), self.instance(tags), wires);
         let mut session = AbortOnDropHandle::new(tokio::spawn(session));
         let _shipping = self.ship_leftovers();
+        let renewing = renew::keep_fresh(Arc::clone(&self.workshop), self.primary.clone(), renewal);
+        let _renewing = AbortOnDropHandle::new(tokio::spawn(renewing));
         let mut closing: Option<Closing> = None;
         loop {
             if let Some(closing) = &closing
@@ -117,9 +123,9 @@ impl Desk {
                 Some(ended) = self.attempts.join_next_with_id() => {
                     self.forget(ended);
                 }
-                _not_registered = &mut session => {
+                ended = &mut session => {
                     self.stop_all(&Why::Lost).await;
-                    return Closed::NotRegistered;
+                    return Closed::Ended(ended.unwrap_or(Ended::NotRegistered));
                 }
                 () = drain.cancelled(), if closing.is_none() => {
                     tracing::info!(held = self.held.len(), "draining");

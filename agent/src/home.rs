@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use identity::Credentials;
+use identity::{Credentials, Key};
 use nix::{
     fcntl::{Flock, FlockArg},
     sys::signal::{Signal, killpg},
@@ -22,6 +22,14 @@ use crate::AgentError;
 
 const IDENTITY: &str = "identity";
 const WORKER_ID: &str = "worker-id";
+/// The key of an agent that has not heard the answer to its join.
+const JOINING_KEY: &str = "joining-key.pem";
+
+/// Whether an agent that had this home has an identity there.
+#[must_use]
+pub fn has_joined(home: &Path) -> bool {
+    home.join(IDENTITY).join(WORKER_ID).exists()
+}
 
 /// The locked folder.
 #[derive(Debug)]
@@ -72,7 +80,33 @@ impl Home {
         identity.credentials.save(&dir)?;
         let path = dir.join(WORKER_ID);
         write_private(&path, identity.worker.as_bytes())
-            .map_err(|source| AgentError::Home { path, source })
+            .map_err(|source| AgentError::Home { path, source })?;
+        let path = dir.join(JOINING_KEY);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(AgentError::Home { path, source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The key to join with. It is kept until the answer is: a token is good for one key alone, and an
+    /// agent that was restarted meanwhile asks again with the same.
+    pub(crate) fn joining_key(&self) -> Result<Key, AgentError> {
+        let path = self.root.join(IDENTITY).join(JOINING_KEY);
+        if let Ok(pem) = fs::read_to_string(&path)
+            && let Ok(key) = Key::from_pem(&pem)
+        {
+            return Ok(key);
+        }
+        let key = Key::generate()?;
+        identity::write_private(&path, key.to_pem().as_bytes())?;
+        Ok(key)
+    }
+
+    /// A renewed certificate of the same worker.
+    pub(crate) fn save_credentials(&self, credentials: &Credentials) -> Result<(), AgentError> {
+        Ok(credentials.save(&self.root.join(IDENTITY))?)
     }
 
     /// The server does not know this identity any more.

@@ -1,7 +1,7 @@
 //! A worker: joins a server, takes orders, builds and runs pipelines, reports how it goes.
 //!
-//! In reading order: [`Config`]; `home`, the folder on disk; `join`, how an identity is got; `session`
-//! keeps the server's orders coming; `desk` holds the table of attempts; `attempt` is one of them from
+//! In reading order: [`Config`]; `home`, the folder on disk; `join`, how an identity is got, and `renew`,
+//! how it is kept; `session` keeps the server's orders coming; `desk` holds the table of attempts; `attempt` is one of them from
 //! order to last report, by way of `run` or `build`. What these use: `primary` and `http` to talk to
 //! the server, `cache` and `prepare` for binaries, `spool`, `mask`, `shipping` and `leftovers` for logs, `report`
 //! for progress, `command` for tools, and [`runtime`] to host the pipeline itself.
@@ -29,6 +29,7 @@ mod order;
 mod prepare;
 mod primary;
 mod python;
+mod renew;
 mod report;
 mod retry;
 mod run;
@@ -45,10 +46,11 @@ use std::{io, path::PathBuf};
 use tokio_util::sync::CancellationToken;
 
 pub use config::{Config, Protocols};
+pub use home::has_joined;
 
 use desk::{Closed, Desk};
 use home::{Home, Identity};
-use primary::Primary;
+use primary::{Ended, Primary};
 use retry::Pauses;
 use workshop::Workshop;
 
@@ -67,8 +69,12 @@ pub enum AgentError {
         "the stored worker id `{worker}` is unusable: remove the folder `identity` in the agent's home and join again"
     )]
     BadIdentity { worker: String },
-    #[error("this agent has not joined a server yet: give it the registration secret")]
-    NoSecret,
+    #[error(
+        "this agent has not joined a server yet: give it a join token (`gaia worker token create` makes one)"
+    )]
+    NoToken,
+    #[error(transparent)]
+    Token(#[from] identity::ParseTokenError),
     #[error("to join, the agent must know whom to trust: give it the server's CA certificate")]
     NoCa,
     #[error("the CA certificate {}: {source}", .path.display())]
@@ -80,9 +86,17 @@ pub enum AgentError {
     #[error("{server} does not let this agent join: {why}")]
     Refused { server: String, why: String },
     #[error(
-        "{server} does not know this worker any more: give the agent the registration secret to join again"
+        "{server} does not know this worker any more: give the agent a join token to join again"
     )]
     NotRegistered { server: String },
+    #[error(
+        "{server} has revoked this worker's certificate: give the agent a join token to join again"
+    )]
+    Revoked { server: String },
+    #[error(
+        "this worker's certificate expired while the agent was away from {server}: give the agent a join token to join again"
+    )]
+    Expired { server: String },
 }
 
 /// Works until `shutdown`; then takes nothing new, finishes what it holds, and returns.
@@ -113,13 +127,25 @@ pub async fn run_until(
         let desk = Desk::new(workshop.clone(), primary);
         match desk.work(tags.clone(), &shutdown, &abort).await {
             Closed::Drained => return Ok(()),
-            Closed::NotRegistered => workshop.home.forget_identity()?,
+            Closed::Ended(ended) => {
+                workshop.home.forget_identity()?;
+                let why = useless(ended, config);
+                if config.secret.is_empty() && config.token.is_empty() {
+                    return Err(why);
+                }
+                tracing::warn!("{why}; joining again");
+            }
         }
-        if config.secret.is_empty() {
-            return Err(AgentError::NotRegistered { server: config.server.clone() });
-        }
-        tracing::warn!("the server does not know this worker any more; joining again");
         pauses.pause().await;
+    }
+}
+
+fn useless(ended: Ended, config: &Config) -> AgentError {
+    let server = config.server.clone();
+    match ended {
+        Ended::NotRegistered => AgentError::NotRegistered { server },
+        Ended::Revoked => AgentError::Revoked { server },
+        Ended::Expired => AgentError::Expired { server },
     }
 }
 
@@ -128,7 +154,7 @@ async fn identity(workshop: &Workshop, tags: &[String]) -> Result<Identity, Agen
     if let Some(identity) = workshop.home.identity() {
         return Ok(identity);
     }
-    let joined = join::join(&workshop.config, tags).await?;
+    let joined = join::join(&workshop.config, &workshop.home, tags).await?;
     workshop.home.save_identity(&joined)?;
     tracing::info!(worker = joined.worker, server = workshop.config.server, "joined");
     Ok(joined)

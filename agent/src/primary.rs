@@ -3,8 +3,9 @@
 //! Control and logs share one connection, binaries have another, so that a big download delays
 //! neither an order nor a log line.
 
+use identity::{Credentials, Live};
 use proto::worker::{PipelineRun, WorkerInstance, worker_client::WorkerClient};
-use tonic::{Request, Status, Streaming, metadata::AsciiMetadataValue};
+use tonic::{Code, Request, Status, Streaming, metadata::AsciiMetadataValue};
 use transport::Channel;
 
 use crate::{AgentError, config::Config, home::Identity};
@@ -22,18 +23,37 @@ pub(crate) struct Primary {
     worker: AsciiMetadataValue,
     control: Channel,
     bulk: Channel,
+    live: Live,
 }
 
 impl Primary {
     pub(crate) fn new(config: &Config, identity: &Identity) -> Result<Self, AgentError> {
+        let live = Live::new(identity.credentials.clone())?;
         let channel = || {
-            let tls = identity::client_tls(&identity.credentials)?;
+            let tls = identity::live_client_tls(&live)?;
             let protocols = config.protocols.into();
             Ok::<_, AgentError>(Channel::remote(&config.server, SERVER_NAME, tls, protocols)?)
         };
         let worker = AsciiMetadataValue::try_from(identity.worker.as_str())
             .map_err(|_| AgentError::BadIdentity { worker: identity.worker.clone() })?;
-        Ok(Self { worker, control: channel()?, bulk: channel()? })
+        let (control, bulk) = (channel()?, channel()?);
+        Ok(Self { worker, control, bulk, live })
+    }
+
+    pub(crate) fn credentials(&self) -> Credentials {
+        self.live.credentials()
+    }
+
+    /// Shows this certificate from now on; calls that run keep the connection that they have.
+    pub(crate) async fn show(&self, credentials: Credentials) -> Result<(), AgentError> {
+        self.live.replace(credentials)?;
+        for channel in [&self.control, &self.bulk] {
+            // The connection that stands is good until the old certificate expires.
+            if let Err(status) = channel.reconnect().await {
+                tracing::debug!(why = status.message(), "no new connection yet");
+            }
+        }
+        Ok(())
     }
 
     /// For logs.
@@ -73,6 +93,25 @@ impl Primary {
     }
 }
 
-pub(crate) fn is_not_registered(status: &Status) -> bool {
-    status.message() == NOT_REGISTERED
+/// Why an identity is of no use any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    NotRegistered,
+    Revoked,
+    /// The agent was away for too long.
+    Expired,
+}
+
+/// Whether the server says that it is.
+pub(crate) fn ended(status: &Status) -> Option<Ended> {
+    let says = |alert| status.code() == Code::Unauthenticated && status.message().contains(alert);
+    if status.message() == NOT_REGISTERED {
+        Some(Ended::NotRegistered)
+    } else if says("CertificateRevoked") {
+        Some(Ended::Revoked)
+    } else if says("CertificateExpired") {
+        Some(Ended::Expired)
+    } else {
+        None
+    }
 }

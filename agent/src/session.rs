@@ -4,6 +4,8 @@
 //! open (slots, tags, held leases) ─► orders… ─► broken ─► short pause ─► open again
 //!                                                └─ "worker is not registered" ─► end
 //! ```
+//!
+//! With a renewed certificate, the next call is open before the last is ended.
 
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use tokio::{
 use tonic::{Status, Streaming};
 
 use crate::{
-    primary::{Primary, is_not_registered},
+    primary::{Ended, Primary, ended},
     retry::Pauses,
 };
 
@@ -31,20 +33,16 @@ pub(crate) struct Wires {
     pub(crate) draining: watch::Receiver<bool>,
     /// Set when the server knows that the worker is draining.
     pub(crate) drain_known: watch::Sender<bool>,
+    /// Changes when the agent shows another certificate.
+    pub(crate) renewed: watch::Receiver<()>,
 }
 
-/// The server does not know this worker.
-#[derive(Debug)]
-pub(crate) struct NotRegistered;
-
-/// Receives orders until the server says that the worker is not registered.
-pub(crate) async fn receive(
-    primary: Primary,
-    instance: WorkerInstance,
-    mut wires: Wires,
-) -> NotRegistered {
+/// Receives orders until the server says that the worker's identity is of no use any more.
+pub(crate) async fn receive(primary: Primary, instance: WorkerInstance, mut wires: Wires) -> Ended {
     let mut pauses = Pauses::new();
+    let mut before = None;
     loop {
+        wires.renewed.mark_unchanged();
         let draining = *wires.draining.borrow_and_update();
         let held = wires.held.borrow().clone();
         let instance = WorkerInstance { draining, held, ..instance.clone() };
@@ -52,16 +50,22 @@ pub(crate) async fn receive(
             Ok(Ok(stream)) => {
                 tracing::info!(worker = primary.worker(), draining, "connected");
                 wires.drain_known.send_replace(draining);
+                before = None;
                 match listen(stream, &mut wires, &mut pauses).await {
                     Listened::Draining => continue,
+                    Listened::Renewed(stream) => {
+                        before = Some(stream);
+                        continue;
+                    }
                     Listened::Broken(status) => status,
                 }
             }
             Ok(Err(status)) => status,
             Err(_) => Status::deadline_exceeded("the server did not answer"),
         };
-        if is_not_registered(&broken) {
-            return NotRegistered;
+        drop(before.take());
+        if let Some(ended) = ended(&broken) {
+            return ended;
         }
         let (code, why) = (broken.code(), broken.message());
         tracing::warn!(?code, why, "the connection is broken; trying again");
@@ -73,6 +77,8 @@ enum Listened {
     Broken(Status),
     /// The server must be told.
     Draining,
+    /// Here is what it listened to, by the old certificate.
+    Renewed(Box<Streaming<PipelineRun>>),
 }
 
 async fn listen(
@@ -92,6 +98,7 @@ async fn listen(
                 Err(status) => return Listened::Broken(status),
             },
             Ok(()) = wires.draining.changed() => return Listened::Draining,
+            Ok(()) = wires.renewed.changed() => return Listened::Renewed(Box::new(stream)),
         }
     }
 }

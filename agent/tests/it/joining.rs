@@ -41,7 +41,7 @@ async fn a_wrong_secret_ends_the_agent_with_a_clear_error() {
     assert!(matches!(error, AgentError::WrongSecret { .. }), "{error}");
     test.config.secret = String::new();
     let error = test.agent().ended().await.unwrap_err();
-    assert!(matches!(error, AgentError::NoSecret), "{error}");
+    assert!(matches!(error, AgentError::NoToken), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
