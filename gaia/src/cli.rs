@@ -4,6 +4,10 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use host::trust::Renewal;
+use identity::{Credentials, Live};
+use proto::registry::v1::registry_client::RegistryClient;
+use tokio::task::JoinSet;
 
 use crate::{
     command::{
@@ -15,6 +19,7 @@ use crate::{
         run::{self, RunCommand},
         secret::{self, SecretCommand},
         selector::{self, SelectorCommand},
+        trust::{self, RevokeArgs, RotateArgs},
         worker::{self, WorkerCommand},
     },
     demo::{self, DemoArgs},
@@ -49,7 +54,7 @@ enum Command {
     Demo(DemoArgs),
     /// Log in, for the commands below
     Login(LoginArgs),
-    /// Workers: list, suspend, resume, remove; the registration secret
+    /// Workers: list, suspend, resume, remove; join tokens
     #[command(subcommand)]
     Worker(WorkerCommand),
     /// Pipelines: create, list, build, run, remove
@@ -76,7 +81,7 @@ enum Command {
     /// The event log's own files and its server
     #[command(subcommand)]
     Log(LogCommand),
-    /// Certificates for a deployment with separate processes
+    /// Certificates: list, revoke; roll over the CA; make those of separate services
     #[command(subcommand)]
     Cert(CertCommand),
 }
@@ -86,7 +91,17 @@ struct AgentArgs {
     /// Name of the worker [default: the server makes one]
     #[arg(long, env = "GAIA_WORKER_NAME", default_value = "")]
     name: String,
-    /// Secret to register with; needed once, `gaia worker secret` shows it
+    /// Token to join with; needed once, `gaia worker token create` makes it
+    // Takes the place of the token of a login, which an agent has no use for.
+    #[arg(
+        id = "token",
+        long = "token",
+        env = "GAIA_JOIN_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN"
+    )]
+    join_token: Option<String>,
+    /// Secret to register with instead, Gaia's way; `gaia worker secret` shows it
     #[arg(long, env = "GAIA_WORKER_SECRET", hide_env_values = true)]
     secret: Option<String>,
     /// Tag to offer beside the detected languages, `-python` to deny one; may be repeated
@@ -125,6 +140,9 @@ enum LogCommand {
         /// Folder with cert.pem, key.pem and caCert.pem
         #[arg(long, value_name = "DIR")]
         identity: PathBuf,
+        /// Address of svc-registry, which renews the certificate and says whom to believe
+        #[arg(long, value_name = "URL")]
+        registry: Option<String>,
     },
     /// Check every record and the hash chain of a log that no server uses
     Verify {
@@ -135,6 +153,12 @@ enum LogCommand {
 
 #[derive(Subcommand, Debug)]
 enum CertCommand {
+    /// List the certificates that have not expired
+    Ls,
+    /// Refuse certificates from now on, and cut off who uses them
+    Revoke(RevokeArgs),
+    /// Let a new CA take over; the old one is believed for a while
+    RotateCa(RotateArgs),
     /// Make the identity of a service; makes the CA too, if there is none
     Service {
         /// gateway, log, svc-registry, svc-scheduler, …
@@ -208,7 +232,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Events(command) => events::events(command, &server.client()?, output).await,
         Command::Audit(command) => audit::audit(command, &server, output).await,
         Command::Log(command) => log(command, output).await,
-        Command::Cert(command) => cert(command),
+        Command::Cert(command) => cert(command, &server, output).await,
     };
     done.map(|()| 0)
 }
@@ -218,6 +242,7 @@ async fn run_agent(args: AgentArgs, server: &ServerArgs) -> Result<()> {
     let config = agent::Config {
         server: address,
         name: args.name,
+        token: args.join_token.unwrap_or_default(),
         secret: args.secret.unwrap_or_default(),
         tags: args.tags,
         slots: args.slots.map_or(0, u32::from),
@@ -241,12 +266,20 @@ fn ca_certificate(server: &ServerArgs) -> String {
 
 async fn log(command: LogCommand, output: Output) -> Result<()> {
     match command {
-        LogCommand::Serve { listen, data, identity } => {
-            let credentials = identity::Credentials::load(&identity)?;
+        LogCommand::Serve { listen, data, identity, registry } => {
+            let live = Live::new(Credentials::load(&identity)?)?;
             let log = eventlog::Log::open(&data, eventlog::Clock::system())?;
-            let server = transport::Server::bind(listen, &credentials)
+            let server = transport::Server::bind_live(listen, &live)
                 .await
                 .with_context(|| format!("listen on {listen}"))?;
+            let mut background = JoinSet::new();
+            if let Some(address) = registry {
+                let channel = host::remote(&address, "svc-registry", &live)?;
+                let channels = vec![channel.clone()];
+                let registry = RegistryClient::new(channel);
+                let renewal = Renewal { registry, live, place: identity, channels };
+                host::trust::keep(&mut background, renewal, server.watchlist());
+            }
             println!("the log is ready at https://{}", server.local_addr());
             let router = transport::services_only(eventlog::server::router(log));
             server.serve(router, host::shutdown()?).await;
@@ -263,9 +296,15 @@ async fn log(command: LogCommand, output: Output) -> Result<()> {
     }
 }
 
-fn cert(command: CertCommand) -> Result<()> {
-    let CertCommand::Service { name, ca, out, hostnames } = command;
-    server::issue_service(&ca, &name, &hostnames, &out)?;
-    eprintln!("The identity of {name} is in {}.", out.display());
-    Ok(())
+async fn cert(command: CertCommand, server: &ServerArgs, output: Output) -> Result<()> {
+    match command {
+        CertCommand::Ls => trust::certificates(&server.client()?, output).await,
+        CertCommand::Revoke(args) => trust::revoke(args, &server.client()?, output).await,
+        CertCommand::RotateCa(args) => trust::rotate(args, &server.client()?, output).await,
+        CertCommand::Service { name, ca, out, hostnames } => {
+            server::issue_service(&ca, &name, &hostnames, &out)?;
+            eprintln!("The identity of {name} is in {}.", out.display());
+            Ok(())
+        }
+    }
 }

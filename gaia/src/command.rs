@@ -9,6 +9,7 @@ pub mod pipeline;
 pub mod run;
 pub mod secret;
 pub mod selector;
+pub mod trust;
 pub mod worker;
 
 use anyhow::{Context, Result, bail};

@@ -9,10 +9,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     client::Client,
-    command::worker::registration_secret,
+    command::trust::{self, NewToken},
     output::table,
     profile::Profile,
     server::{self, ServerConfig},
+    span::Span,
 };
 
 #[derive(Args, Clone, Debug)]
@@ -37,6 +38,9 @@ pub(crate) async fn run(args: DevArgs, shutdown: CancellationToken) -> Result<()
         prevent_primary_work: false,
         slots: Some(args.slots),
         worker_grace: 10,
+        worker_certificate: Span::hours(24),
+        server_certificate: Span::hours(24),
+        no_registration_secret: false,
     };
     let running = server::start(config, shutdown).await?;
     let password = running
@@ -46,7 +50,7 @@ pub(crate) async fn run(args: DevArgs, shutdown: CancellationToken) -> Result<()
 
     let mut client = Client::new(&running.url(), &running.ca, None)?;
     let token = client.login("admin", password.expose_secret()).await?;
-    let secret = registration_secret(&client).await?;
+    let join = trust::token(&client, &NewToken::default()).await?;
     let profile = folder.path().join("profile.toml");
     Profile { server: running.url(), ca: running.ca.clone(), token }.write(&profile)?;
 
@@ -55,14 +59,14 @@ pub(crate) async fn run(args: DevArgs, shutdown: CancellationToken) -> Result<()
         ["Server".into(), format!("{} (HTTP/1.1, HTTP/2, HTTP/3)", running.url())],
         ["REST API".into(), format!("{}/api/v1", running.url())],
         ["Login".into(), format!("admin / {}", password.expose_secret())],
-        ["Worker secret".into(), secret],
         ["CA certificate".into(), ca.display().to_string()],
         ["Data".into(), format!("{} (gone when this ends)", folder.path().display())],
     ];
     anstream::println!("{}", table(["", ""], rows));
     println!("\nIn another terminal:\n");
     println!("    export GAIA_PROFILE={}", profile.display());
-    println!("    gaia worker ls\n");
+    println!("    gaia worker ls");
+    println!("    gaia agent --server {} --token {}\n", running.url(), join.token);
     println!("Ctrl-C ends it.");
     running.finish().await
 }

@@ -16,6 +16,7 @@ mod output;
 pub mod processes;
 mod profile;
 pub mod server;
+pub mod span;
 mod sse;
 
 pub use cli::main;

@@ -91,11 +91,6 @@ impl ServerArgs {
 
     /// A client that is logged in, or a message that says how to get there.
     pub fn client(&self) -> Result<Client> {
-        Ok(self.client_and_ca()?.0)
-    }
-
-    /// The same, with the PEM text of the CA that it trusts.
-    pub fn client_and_ca(&self) -> Result<(Client, String)> {
         let saved = Profile::read(&self.profile_path()?)?;
         let server = self
             .server
@@ -104,7 +99,7 @@ impl ServerArgs {
             .context("no server is known: log in with `gaia login --server URL --ca-cert FILE`")?;
         let ca = self.ca(saved.as_ref())?;
         let token = self.token.clone().or_else(|| saved.map(|profile| profile.token));
-        Ok((Client::new(&server, &ca, token)?, ca))
+        Client::new(&server, &ca, token)
     }
 
     /// A client that need not be logged in.

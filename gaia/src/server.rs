@@ -17,17 +17,22 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Args;
 use eventlog::{Clock, Log};
-use identity::{Authority, Credentials, MasterKey};
-use proto::registry::v1::registry_client::RegistryClient;
+use host::trust::Renewal;
+use identity::{Authority, Credentials, Live, MasterKey};
+use proto::registry::v1::{CreateJoinTokenRequest, registry_client::RegistryClient};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
-use transport::{Channel, Server};
+use transport::{Channel, Server, Watchlist};
+
+use crate::span::Span;
 
 use house::{Ground, House};
 
-/// How long the certificate of the server itself is good for. It is made anew at every start.
-const SERVER_CERTIFICATE: Duration = Duration::from_hours(2160);
+/// How long a certificate of `gaia cert service` lives; its service renews it.
+const SERVICE_CERTIFICATE: Duration = Duration::from_hours(2160);
+/// How long the token for the embedded agent lives.
+const JOIN_IN: Duration = Duration::from_mins(10);
 
 #[derive(Args, Clone, Debug)]
 pub struct ServerConfig {
@@ -49,6 +54,15 @@ pub struct ServerConfig {
     /// Seconds without a connection after which a worker counts as lost
     #[arg(long, env = "GAIA_WORKER_GRACE", default_value = "10", value_name = "SECONDS")]
     pub worker_grace: u64,
+    /// How long the certificate of a worker lives, which it renews by itself: 24h, 30m, 10s
+    #[arg(long, env = "GAIA_WORKER_CERTIFICATE", default_value = "24h", value_name = "TIME")]
+    pub worker_certificate: Span,
+    /// How long the certificate of the server lives, which it renews by itself
+    #[arg(long, env = "GAIA_SERVER_CERTIFICATE", default_value = "90d", value_name = "TIME")]
+    pub server_certificate: Span,
+    /// Let no worker register with the secret, as Gaia's own agents do: join tokens only
+    #[arg(long, env = "GAIA_NO_REGISTRATION_SECRET")]
+    pub no_registration_secret: bool,
 }
 
 /// How long the embedded agent may take to give back what it holds.
@@ -117,21 +131,23 @@ pub async fn start(config: ServerConfig, shutdown: CancellationToken) -> Result<
         clock,
         authority: Authority::open_or_create(&data.folder("ca")?)?,
         master_key: MasterKey::open_or_create(&data.0.join("master.key"))?,
-        worker_grace: config.worker_grace,
+        registry: svc_registry::Config {
+            grace_ms: config.worker_grace.saturating_mul(1_000),
+            certificate_seconds: config.worker_certificate.as_secs(),
+            service_certificate_seconds: config.server_certificate.as_secs(),
+            registration_secret: !config.no_registration_secret,
+            ..svc_registry::Config::default()
+        },
     };
     let house = House::start(&ground, &data).await?;
-    let issued = ground.authority.renew_service(
-        &data.0.join("gateway"),
-        "gateway",
-        &config.hostnames,
-        SERVER_CERTIFICATE,
-    )?;
-    let server = Server::bind(config.listen, &issued.credentials)
+    let House { gateway, tasks: mut services, first_admin_password, registry } = house;
+    let live = identify(&ground.authority, &config, &data)?;
+    let server = Server::bind_live(config.listen, &live)
         .await
         .with_context(|| format!("listen on {}", config.listen))?;
     let address = server.local_addr();
+    trust(&mut services, registry.clone(), live, &data, server.watchlist()).await;
 
-    let House { gateway, tasks: services, first_admin_password, registry } = house;
     let close = CancellationToken::new();
     let stop = close.clone();
     let mut port = JoinSet::new();
@@ -152,6 +168,33 @@ pub async fn start(config: ServerConfig, shutdown: CancellationToken) -> Result<
     embed_agent(running, config, &data, registry).await
 }
 
+/// A fresh certificate for the port.
+fn identify(authority: &Authority, config: &ServerConfig, data: &Data) -> Result<Live> {
+    let valid = config.server_certificate.into();
+    let place = data.0.join("gateway");
+    let issued = authority.renew_service(&place, "gateway", &config.hostnames, valid)?;
+    Ok(Live::new(issued.credentials)?)
+}
+
+/// Keeps the port's certificate fresh; answers when it is known who is revoked.
+async fn trust(
+    services: &mut JoinSet<Result<()>>,
+    registry: Channel,
+    live: Live,
+    data: &Data,
+    watchlist: Watchlist,
+) {
+    let registry = RegistryClient::new(registry);
+    let renewal = Renewal { registry, live, place: data.0.join("gateway"), channels: vec![] };
+    let mut background = JoinSet::new();
+    let known = host::trust::keep(&mut background, renewal, watchlist);
+    services.spawn(async move {
+        background.join_all().await;
+        Ok(())
+    });
+    host::trust::wait(known).await;
+}
+
 /// The primary remains a worker: what no other worker can do, it does itself.
 async fn embed_agent(
     mut running: Running,
@@ -162,19 +205,14 @@ async fn embed_agent(
     if config.prevent_primary_work {
         return Ok(running);
     }
-    let mut registry = RegistryClient::new(registry);
-    let secret = registry
-        .get_registration_secret(proto::registry::v1::GetRegistrationSecretRequest {})
-        .await
-        .context("read the registration secret for the embedded agent")?
-        .into_inner()
-        .secret;
+    let home = data.folder("primary")?;
+    let token =
+        if agent::has_joined(&home) { String::new() } else { primary_token(registry).await? };
     let agent = agent::Config {
         server: running.url(),
         name: "primary".into(),
-        secret,
-        home: data.folder("primary")?,
-        ca_certificate: running.ca.clone(),
+        token,
+        home,
         slots: config.slots.map_or(0, u32::from),
         primary: true,
         ..agent::Config::default()
@@ -191,6 +229,18 @@ async fn embed_agent(
         Ok(())
     });
     Ok(running)
+}
+
+/// Lets the embedded agent join, once.
+async fn primary_token(registry: Channel) -> Result<String> {
+    let request = CreateJoinTokenRequest {
+        name: "primary".into(),
+        valid_ms: u64::try_from(JOIN_IN.as_millis()).expect("ten minutes"),
+        primary: true,
+        ..CreateJoinTokenRequest::default()
+    };
+    let created = RegistryClient::new(registry).create_join_token(request).await;
+    Ok(created.context("make a join token for the embedded agent")?.into_inner().token)
 }
 
 /// The data folder.
@@ -237,5 +287,5 @@ pub fn issue_service(
     out: &Path,
 ) -> Result<Credentials> {
     let authority = Authority::open_or_create(ca)?;
-    Ok(authority.renew_service(out, name, hostnames, SERVER_CERTIFICATE)?.credentials)
+    Ok(authority.renew_service(out, name, hostnames, SERVICE_CERTIFICATE)?.credentials)
 }

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use gaia::{
     api::{Pipeline, Run, Worker},
     client::Client,
+    command::trust::NewToken,
     processes::Processes,
 };
 use http::Method;
@@ -77,20 +78,18 @@ impl Cluster {
 
     /// Starts an agent without waiting for it.
     pub async fn launch_agent(&mut self, name: &str, arguments: &[&str]) -> Result<()> {
-        let secret = gaia::command::worker::registration_secret(&self.client).await?;
+        let token = gaia::command::trust::token(&self.client, &NewToken::default()).await?.token;
         let mut words: Vec<OsString> = vec![
             "agent".into(),
             "--name".into(),
             name.into(),
             "--server".into(),
             self.url.clone().into(),
-            "--ca-cert".into(),
-            ca_file(self.folder.path()).into(),
             "--home".into(),
             self.home(name).into(),
         ];
         words.extend(arguments.iter().map(OsString::from));
-        self.processes.start(name, &words, &[("GAIA_WORKER_SECRET", &secret)])
+        self.processes.start(name, &words, &[("GAIA_JOIN_TOKEN", &token)])
     }
 
     /// Kills a process as a power cut would.

@@ -5,7 +5,10 @@ use clap::Subcommand;
 use http::Method;
 use serde_json::json;
 
-use super::{find_worker, segment};
+use super::{
+    find_worker, segment,
+    trust::{self, TokenCommand},
+};
 use crate::{
     api::Worker,
     client::Client,
@@ -34,7 +37,10 @@ pub enum WorkerCommand {
         /// Name or id
         worker: String,
     },
-    /// Show the secret that new workers register with
+    /// Join tokens: how a new worker gets in
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Show the secret that Gaia's own agents register with
     Secret {
         /// Make a new one first; the old one stops working
         #[arg(long)]
@@ -66,6 +72,7 @@ pub async fn worker(command: WorkerCommand, client: &Client, output: Output) -> 
             client.call(Method::DELETE, &path, None::<&()>).await?;
             done(output, &worker, "is removed")
         }
+        WorkerCommand::Token(command) => trust::tokens(command, client, output).await,
         WorkerCommand::Secret { reset } => secret(client, output, reset).await,
     }
 }
@@ -92,7 +99,7 @@ pub async fn registration_secret(client: &Client) -> Result<String> {
 
 fn list(workers: &[Worker]) -> String {
     if workers.is_empty() {
-        return "No workers yet. Start one with `gaia agent`.".to_owned();
+        return "No workers yet. `gaia worker token create` says how to add one.".to_owned();
     }
     table(
         ["NAME", "STATUS", "RUNS", "FINISHED", "TAGS", "ID"],

@@ -14,7 +14,7 @@ use crate::{
     command::{
         pipeline::{self, CreateArgs},
         run,
-        worker::registration_secret,
+        trust::{self, NewToken},
     },
     output::spinner,
     processes::Processes,
@@ -31,7 +31,6 @@ pub(super) struct House {
     folder: TempDir,
     processes: Processes,
     client: Option<Client>,
-    ca: String,
 }
 
 impl House {
@@ -46,7 +45,7 @@ impl House {
         if keep {
             anstream::println!("Everything is kept in {}", folder.path().display());
         }
-        Ok(Self { folder, processes, client: None, ca: String::new() })
+        Ok(Self { folder, processes, client: None })
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -61,9 +60,7 @@ impl House {
     pub(super) async fn open(&mut self, server: &ServerArgs) -> Result<()> {
         if server.server.is_some() {
             super::heading("Two agents for the given server");
-            let (client, ca) = server.client_and_ca()?;
-            self.ca = ca;
-            self.client = Some(client);
+            self.client = Some(server.client()?);
         } else {
             super::heading("A server and two agents, each a process of its own");
             self.start_server().await?;
@@ -95,23 +92,19 @@ impl House {
         ];
         self.processes.start("server", &words, &[("GAIA_ADMIN_PASSWORD", &password)])?;
         let url = self.processes.line("server", "gaia is ready at ").await?;
-        self.ca = fs::read_to_string(data.join("ca/ca.pem")).context("read the CA certificate")?;
-        let mut client = Client::new(&url, &self.ca, None)?;
+        let ca = fs::read_to_string(data.join("ca/ca.pem")).context("read the CA certificate")?;
+        let mut client = Client::new(&url, &ca, None)?;
         client.login("admin", &password).await?;
         self.client = Some(client);
         Ok(())
     }
 
     pub(super) async fn start_agent(&mut self, name: &str) -> Result<()> {
-        let secret = registration_secret(self.client()).await?;
-        let ca = self.folder.path().join("ca.pem");
-        fs::write(&ca, &self.ca).context("write the CA certificate")?;
+        let token = trust::token(self.client(), &NewToken::default()).await?.token;
         let words: Vec<OsString> = vec![
             "agent".into(),
             "--server".into(),
             self.client().server().into(),
-            "--ca-cert".into(),
-            ca.into(),
             "--name".into(),
             name.into(),
             "--tag".into(),
@@ -121,7 +114,7 @@ impl House {
             "--home".into(),
             self.folder.path().join(name).into(),
         ];
-        self.processes.start(name, &words, &[("GAIA_WORKER_SECRET", &secret)])?;
+        self.processes.start(name, &words, &[("GAIA_JOIN_TOKEN", &token)])?;
         self.wait(&format!("agent {name} connects"), async |client| {
             let workers: Vec<Worker> = client.get("/api/v1/worker").await?;
             Ok(workers.iter().any(|worker| worker.name == name && worker.connected).then_some(()))

@@ -21,8 +21,7 @@ pub(super) struct Ground {
     pub(super) clock: Clock,
     pub(super) authority: Authority,
     pub(super) master_key: MasterKey,
-    /// Seconds.
-    pub(super) worker_grace: u64,
+    pub(super) registry: svc_registry::Config,
 }
 
 pub(super) struct House {
@@ -76,9 +75,7 @@ async fn registry(ground: &Ground, tasks: &mut Tasks) -> Result<Channel> {
         authority: ground.authority.clone(),
         master_key: ground.master_key.clone(),
     };
-    let grace_ms = ground.worker_grace.saturating_mul(1_000);
-    let config = svc_registry::Config { grace_ms, ..svc_registry::Config::default() };
-    let service = svc_registry::start(deps, config).await?;
+    let service = svc_registry::start(deps, ground.registry.clone()).await?;
     watch(tasks, "svc-registry", service.task);
     Ok(inside(service.router))
 }
