@@ -149,8 +149,13 @@ impl Processes {
         self.logs.join(format!("{name}.log"))
     }
 
+    /// What a process has written to standard error so far.
+    pub fn said(&self, name: &str) -> String {
+        fs::read_to_string(self.log_of(name)).unwrap_or_default()
+    }
+
     fn last_words(&self, name: &str) -> String {
-        let text = fs::read_to_string(self.log_of(name)).unwrap_or_default();
+        let text = self.said(name);
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }

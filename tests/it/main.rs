@@ -1,5 +1,6 @@
 //! The one integration-test binary: whole-system stories, and the house rules.
 
+mod certificates;
 mod control;
 mod input;
 mod logs;

@@ -38,18 +38,26 @@ pub struct Cluster {
     pub client: Client,
     url: String,
     folder: TempDir,
+    /// Further arguments of the server.
+    arguments: Vec<String>,
 }
 
 impl Cluster {
     /// Starts a server that leaves all work to its agents. `program` is the `gaia` program.
     pub async fn start(program: &Path) -> Result<Self> {
+        Self::start_with(program, &[]).await
+    }
+
+    /// The same with further arguments for the server.
+    pub async fn start_with(program: &Path, arguments: &[&str]) -> Result<Self> {
         identity::install_crypto();
         let folder = tempfile::Builder::new().prefix("gaia-story-").tempdir()?;
+        let arguments: Vec<_> = arguments.iter().map(ToString::to_string).collect();
         let mut processes = Processes::new(program, &folder.path().join("said"))?;
-        let (url, client) = serve(&mut processes, folder.path(), "127.0.0.1:0").await?;
+        let (url, client) = serve(&mut processes, folder.path(), "127.0.0.1:0", &arguments).await?;
         let secret = json!({ "key": SECRET_KEY, "value": SECRET });
         client.call(Method::POST, "/api/v1/secret", Some(&secret)).await?;
-        Ok(Self { processes, client, url, folder })
+        Ok(Self { processes, client, url, folder, arguments })
     }
 
     pub fn url(&self) -> &str {
@@ -79,6 +87,11 @@ impl Cluster {
     /// Starts an agent without waiting for it.
     pub async fn launch_agent(&mut self, name: &str, arguments: &[&str]) -> Result<()> {
         let token = gaia::command::trust::token(&self.client, &NewToken::default()).await?.token;
+        self.launch_agent_by(name, &token, arguments)
+    }
+
+    /// Starts an agent with this join token, without waiting for it.
+    pub fn launch_agent_by(&mut self, name: &str, token: &str, arguments: &[&str]) -> Result<()> {
         let mut words: Vec<OsString> = vec![
             "agent".into(),
             "--name".into(),
@@ -89,7 +102,22 @@ impl Cluster {
             self.home(name).into(),
         ];
         words.extend(arguments.iter().map(OsString::from));
-        self.processes.start(name, &words, &[("GAIA_JOIN_TOKEN", &token)])
+        self.processes.start(name, &words, &[("GAIA_JOIN_TOKEN", token)])
+    }
+
+    /// Waits until a process has written this to standard error.
+    pub async fn said(&self, name: &str, text: &str) -> Result<()> {
+        self.until(&format!("{name} says `{text}`"), async || {
+            Ok(self.processes.said(name).contains(text).then_some(()))
+        })
+        .await
+    }
+
+    /// A client on a connection of its own, which trusts what `client` trusts and is logged in.
+    pub async fn fresh_client(&self, ca: &str) -> Result<Client> {
+        let mut client = Client::new(&self.url, ca, None)?;
+        client.login("admin", PASSWORD).await?;
+        Ok(client)
     }
 
     /// Kills a process as a power cut would.
@@ -105,7 +133,8 @@ impl Cluster {
     /// Starts the server again on the port and the data that it had.
     pub async fn restart_server(&mut self) -> Result<()> {
         let listen = self.url.trim_start_matches("https://").to_owned();
-        let (_, client) = serve(&mut self.processes, self.folder.path(), &listen).await?;
+        let (_, client) =
+            serve(&mut self.processes, self.folder.path(), &listen, &self.arguments).await?;
         self.client = client;
         Ok(())
     }
@@ -229,8 +258,13 @@ impl Cluster {
     }
 }
 
-async fn serve(processes: &mut Processes, folder: &Path, listen: &str) -> Result<(String, Client)> {
-    let words: Vec<OsString> = vec![
+async fn serve(
+    processes: &mut Processes,
+    folder: &Path,
+    listen: &str,
+    arguments: &[String],
+) -> Result<(String, Client)> {
+    let mut words: Vec<OsString> = vec![
         "server".into(),
         "--listen".into(),
         listen.into(),
@@ -241,6 +275,7 @@ async fn serve(processes: &mut Processes, folder: &Path, listen: &str) -> Result
         "--worker-grace".into(),
         "8".into(),
     ];
+    words.extend(arguments.iter().map(OsString::from));
     processes.start("server", &words, &[("GAIA_ADMIN_PASSWORD", PASSWORD)])?;
     let url = processes.line("server", "gaia is ready at ").await?;
     let ca = fs::read_to_string(ca_file(folder)).context("read the CA certificate")?;

@@ -1,0 +1,220 @@
+//! Joining, short certificates, roll-overs and revocation, on real connections.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use gaia::command::trust::NewToken;
+use http::Method;
+use identity::{Credentials, Key};
+use proto::worker::{WorkerInstance, worker_client::WorkerClient};
+use serde_json::{Value, json};
+use tests::Cluster;
+use tokio::time::{Instant, timeout};
+use tonic::{Code, Request, Status, Streaming};
+use transport::{Channel, Protocols};
+
+use crate::{program, story_pipeline};
+
+const BOTH: [Protocols; 2] = [Protocols::Http2, Protocols::Http3];
+/// How long a cut may take.
+const CUT: Duration = Duration::from_secs(5);
+
+async fn certificates(cluster: &Cluster) -> Result<Vec<Value>> {
+    Ok(cluster.client.get("/api/v1/certificate").await?)
+}
+
+/// A worker made by hand: by a token, with a key that stays here.
+async fn join(cluster: &Cluster, name: &str) -> Result<(String, Credentials)> {
+    let token = gaia::command::trust::token(&cluster.client, &NewToken::default()).await?.token;
+    let key = Key::generate()?;
+    let body = json!({ "token": token, "request": key.request()?, "name": name });
+    let joined: Value = cluster.client.post("/api/v1/worker/join", &body).await?;
+    let text = |field: &str| joined[field].as_str().unwrap_or_default().to_owned();
+    let credentials = key.certified(text("certificate"), text("ca_certificates"))?;
+    Ok((text("uniqueid"), credentials))
+}
+
+fn worker(
+    cluster: &Cluster,
+    credentials: &Credentials,
+    http: Protocols,
+) -> Result<WorkerClient<Channel>> {
+    let tls = identity::client_tls(credentials)?;
+    let channel = Channel::remote(cluster.url(), gaia::client::SERVER_NAME, tls, http)?;
+    Ok(WorkerClient::new(channel))
+}
+
+async fn get_work(
+    worker: &mut WorkerClient<Channel>,
+    id: &str,
+) -> Result<Streaming<proto::worker::PipelineRun>, Status> {
+    let ask = WorkerInstance { unique_id: id.into(), push: true, ..WorkerInstance::default() };
+    let mut request = Request::new(ask);
+    request.metadata_mut().insert("uniqueid", id.parse().expect("an id is ASCII"));
+    Ok(worker.get_work(request).await?.into_inner())
+}
+
+/// How the open call ended, and how long that took.
+async fn cut(
+    mut work: Streaming<proto::worker::PipelineRun>,
+) -> Result<(Option<Status>, Duration)> {
+    let begun = Instant::now();
+    let ended = async {
+        loop {
+            match work.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => return None,
+                Err(status) => return Some(status),
+            }
+        }
+    };
+    let status = timeout(CUT, ended).await.context("the connection still lives after 5 seconds")?;
+    Ok((status, begun.elapsed()))
+}
+
+#[tokio::test]
+async fn a_revoked_worker_is_cut_off_and_stays_out() -> Result<()> {
+    let cluster = Cluster::start(program()).await?;
+    for (http, name) in BOTH.into_iter().zip(["two", "three"]) {
+        let (id, credentials) = join(&cluster, name).await?;
+        let mut connected = worker(&cluster, &credentials, http)?;
+        let work = get_work(&mut connected, &id).await?;
+        let body = json!({ "worker": id, "note": "its laptop was stolen" });
+        let revoked: Vec<Value> = cluster.client.post("/api/v1/certificate/revoke", &body).await?;
+        assert_eq!(revoked.len(), 1);
+        let (_, took) = cut(work).await?;
+        println!("figure: revocation to cut over {http:?}: {} ms", took.as_millis());
+        let mut again = worker(&cluster, &credentials, http)?;
+        let refused = get_work(&mut again, &id).await.expect_err("it is revoked");
+        assert_eq!(refused.code(), Code::Unauthenticated, "{http:?}: {refused}");
+        assert!(refused.message().contains("CertificateRevoked"), "{http:?}: {refused}");
+    }
+    let listed = certificates(&cluster).await?;
+    let revoked = listed.iter().filter(|one| one["revoked_at"] != 0).count();
+    assert_eq!((revoked, listed.len()), (2, 2));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_deregistered_worker_is_told_and_cut_off() -> Result<()> {
+    let cluster = Cluster::start(program()).await?;
+    for (http, name) in BOTH.into_iter().zip(["two", "three"]) {
+        let (id, credentials) = join(&cluster, name).await?;
+        let mut connected = worker(&cluster, &credentials, http)?;
+        let work = get_work(&mut connected, &id).await?;
+        let path = format!("/api/v1/worker/{id}");
+        cluster.client.call(Method::DELETE, &path, None::<&()>).await?;
+        let (status, took) = cut(work).await?;
+        println!("figure: deregistration to cut over {http:?}: {} ms", took.as_millis());
+        let told = status.context("the call ends with the reason")?;
+        assert_eq!(told.message(), "worker is not registered", "{http:?}");
+        let mut again = worker(&cluster, &credentials, http)?;
+        let refused = get_work(&mut again, &id).await.expect_err("it is not registered");
+        assert_eq!(refused.message(), "worker is not registered", "{http:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_agent_whose_certificate_is_revoked_says_so_and_ends() -> Result<()> {
+    let mut cluster = Cluster::start(program()).await?;
+    cluster.agent("one", &[]).await?;
+    let one = cluster.worker("one").await?.context("it is registered")?;
+    let body = json!({ "worker": one.uniqueid });
+    cluster.client.call(Method::POST, "/api/v1/certificate/revoke", Some(&body)).await?;
+    // It tries its token, which is used up.
+    cluster.said("one", "the join token is used up").await
+}
+
+#[tokio::test]
+async fn a_token_leads_to_its_own_server_only() -> Result<()> {
+    let (mut cluster, other) =
+        tokio::try_join!(Cluster::start(program()), Cluster::start(program()))?;
+    let foreign = gaia::command::trust::token(&other.client, &NewToken::default()).await?.token;
+    cluster.launch_agent_by("lost", &foreign, &[])?;
+    cluster.said("lost", "not of the CA that the join token names").await?;
+    let workers: Vec<Value> = cluster.client.get("/api/v1/worker").await?;
+    assert!(workers.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_agents_key_never_leaves_its_machine() -> Result<()> {
+    let mut cluster = Cluster::start(program()).await?;
+    let begun = Instant::now();
+    cluster.agent("one", &[]).await?;
+    println!("figure: start of an agent to connected: {} ms", begun.elapsed().as_millis());
+    let key = std::fs::read_to_string(cluster.home("one").join("identity/key.pem"))?;
+    let secret: String = key.lines().filter(|line| !line.starts_with("-----")).collect();
+    assert!(secret.len() > 100);
+    let events: Vec<Value> = cluster.client.get("/api/v1/events?limit=1000").await?;
+    assert!(!events.is_empty());
+    for event in &events {
+        assert!(!event.to_string().contains(&secret[40..80]));
+    }
+    assert!(!cluster.home("one").join("identity/joining-key.pem").exists());
+    Ok(())
+}
+
+/// A small part of target 7: certificates that live for ten seconds, and two roll-overs of the CA, under
+/// calls and runs that do not stop.
+#[tokio::test]
+async fn short_certificates_and_two_roll_overs_fail_no_call() -> Result<()> {
+    let short = ["--worker-certificate", "10s", "--server-certificate", "10s"];
+    let mut cluster = Cluster::start_with(program(), &short).await?;
+    for (agent, http) in [("two", "http2"), ("three", "http3")] {
+        cluster.agent(agent, &["--protocols", http, "--slots", "4"]).await?;
+    }
+    let pipeline = cluster.pipeline_of("story", story_pipeline(), &[]).await?;
+    let gate = cluster.home("gate");
+    // One run lasts for as long as all this.
+    let arguments = json!({ "args": [{ "key": "gate", "value": gate }] });
+    let long = cluster.start_run(&pipeline, arguments).await?;
+    cluster.run_that(&long.uniqueid, "runs", |run| run.status == "running").await?;
+
+    let ca = cluster.ca()?;
+    let begun = Instant::now();
+    let (mut calls, mut runs, mut rolled) = (0_u32, 0_u32, 0_u32);
+    let renewals = loop {
+        let run = cluster.start_run(&pipeline, json!({})).await?;
+        let ended = cluster.ended(&run.uniqueid).await?;
+        assert_eq!(
+            (ended.status.as_str(), ended.attempts.len()),
+            ("success", 1),
+            "{}",
+            ended.reason
+        );
+        // A client that comes anew, with the CA that it was given at the beginning.
+        let fresh = cluster.fresh_client(&ca).await?;
+        let listed: Vec<Value> = fresh.get("/api/v1/certificate").await?;
+        (calls, runs) = (calls + 1, runs + 1);
+        let issued = renewals(&fresh).await?;
+        // A roll-over after each two renewals of each worker and of the server.
+        if rolled < 2 && issued >= 6 * (rolled as usize + 1) {
+            let body = json!({ "note": "a story" });
+            cluster.client.call(Method::POST, "/api/v1/ca/rotate", Some(&body)).await?;
+            rolled += 1;
+        }
+        if rolled == 2 && issued >= 24 {
+            assert!(!listed.is_empty());
+            break issued;
+        }
+    };
+    println!(
+        "figure: {renewals} renewals, {rolled} roll-overs, {calls} new clients, {runs} runs in {} s: \
+         none failed",
+        begun.elapsed().as_secs()
+    );
+    std::fs::write(&gate, "")?;
+    let long = cluster.ended(&long.uniqueid).await?;
+    assert_eq!((long.status.as_str(), long.attempts.len()), ("success", 1), "{}", long.reason);
+    let lost: Vec<Value> = cluster.client.get("/api/v1/events?limit=1000&stream=worker-*").await?;
+    let lost = lost.iter().filter(|event| event["type"] == "WorkerLost").count();
+    assert_eq!(lost, 0, "no worker was ever away");
+    Ok(())
+}
+
+async fn renewals(client: &gaia::client::Client) -> Result<usize> {
+    let events: Vec<Value> = client.get("/api/v1/events?limit=1000&stream=certificate-*").await?;
+    Ok(events.iter().filter(|event| event["type"] == "CertificateIssued").count())
+}
