@@ -149,11 +149,9 @@ where
         let channels = channels.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (live, place) = (live.clone(), settings.identity);
         let renewal = trust::Renewal { registry, live, place, channels };
-        let known = trust::keep(&mut background, renewal, server.watchlist());
-        // Workers come by the gateway; it lets nobody in before it knows who is revoked.
-        if name == "gateway" {
-            trust::wait(known).await;
-        }
+        // Workers come by the gateway; it serves none before it knows who is revoked.
+        server.watchlist().doubt_workers(name == "gateway");
+        trust::keep(&mut background, renewal, server.watchlist());
     }
     tracing::info!("{name} is ready at https://{}", server.local_addr());
     let serving = tokio::spawn(server.serve(router, shutdown));

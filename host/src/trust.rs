@@ -57,6 +57,7 @@ async fn follow(
                     match trust.message().await {
                         Ok(Some(word)) => {
                             heed(word, &live, &watchlist);
+                            watchlist.doubt_workers(false);
                             known.send_replace(true);
                         }
                         Ok(None) => break "it ended the call".to_owned(),

@@ -22,6 +22,8 @@ pub struct Watchlist(Arc<Mutex<Inner>>);
 struct Inner {
     revoked: Revoked,
     dismissed: HashSet<WorkerId>,
+    /// It is not known yet who is revoked.
+    in_doubt: bool,
     /// Each connection once for its certificate and once for its worker.
     open: BTreeMap<(Key, u64), CancellationToken>,
     next: u64,
@@ -36,7 +38,7 @@ enum Key {
 impl Watchlist {
     pub(crate) fn new(revoked: Revoked) -> Self {
         let (dismissed, open) = (HashSet::new(), BTreeMap::new());
-        Self(Arc::new(Mutex::new(Inner { revoked, dismissed, open, next: 0 })))
+        Self(Arc::new(Mutex::new(Inner { revoked, dismissed, in_doubt: false, open, next: 0 })))
     }
 
     /// Refuses the certificate with this serial (hex), and ends its connections.
@@ -52,6 +54,11 @@ impl Watchlist {
         if inner.dismissed.insert(worker) {
             inner.end(&Key::Worker(worker));
         }
+    }
+
+    /// While it is not known who is revoked, no worker is served.
+    pub fn doubt_workers(&self, in_doubt: bool) {
+        self.lock().in_doubt = in_doubt;
     }
 
     pub fn is_dismissed(&self, worker: WorkerId) -> bool {
@@ -76,7 +83,9 @@ impl Watchlist {
         inner.next += 1;
         let id = inner.next;
         // Between the handshake's look at it and now it may have been revoked.
-        if connection.certificate.as_ref().is_some_and(|serial| inner.revoked.contains(serial)) {
+        let serial = connection.certificate.as_ref();
+        let is_revoked = serial.is_some_and(|serial| inner.revoked.contains(serial));
+        if is_revoked || inner.in_doubt && worker.is_some() {
             over.cancel();
         }
         let keys: Vec<_> = certificate.into_iter().chain(worker).map(|key| (key, id)).collect();

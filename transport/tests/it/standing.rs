@@ -161,3 +161,21 @@ async fn a_server_shows_new_credentials_to_whoever_comes_next() {
         whoami(channel).await;
     }
 }
+
+#[tokio::test]
+async fn no_worker_is_served_before_it_is_known_who_is_revoked() {
+    let house = House::open().await;
+    house.watchlist.doubt_workers(true);
+    for protocols in BOTH {
+        let early = issue(6);
+        let request = Request::get("/whoami").body(Body::empty()).unwrap();
+        let answer = soon(house.remote(&early.credentials, protocols).oneshot(request)).await;
+        assert!(answer.is_err() || answer.unwrap().status() == StatusCode::UNAUTHORIZED);
+        // Who is no worker has nothing that could be revoked here.
+        whoami(house.remote(&house.credentials, protocols)).await;
+    }
+    house.watchlist.doubt_workers(false);
+    for protocols in BOTH {
+        whoami(house.remote(&issue(6).credentials, protocols)).await;
+    }
+}
