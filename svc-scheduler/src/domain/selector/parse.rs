@@ -54,7 +54,7 @@ pub enum SelectorErrorKind {
     BadToleration,
 }
 
-use SelectorErrorKind as Kind;
+type Kind = SelectorErrorKind;
 
 /// What a person wrote.
 pub(super) fn terms(text: &str) -> Result<Vec<Placed>, SelectorError> {
