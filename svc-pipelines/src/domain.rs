@@ -23,6 +23,7 @@
 //!   inside the command. No secret is in it in clear.
 
 mod graph;
+mod outstanding;
 mod policy;
 mod spec;
 
@@ -483,27 +484,6 @@ impl State {
     #[must_use]
     pub fn named(&self, name: &str) -> Option<&Pipeline> {
         self.names.get(&name.trim().to_lowercase()).and_then(|id| self.pipelines.get(id))
-    }
-}
-
-/// What must be done about the world. Derived from the state rather than queued beside it, so that a
-/// restart resumes where a crash stopped; costs what is outstanding, not what exists.
-impl State {
-    /// Builds that the scheduler may not know yet.
-    pub fn to_submit(&self) -> impl Iterator<Item = (RunId, &Pipeline)> {
-        let requested = self.builds.iter().filter(|(_, build)| build.stage == Stage::Requested);
-        requested.filter_map(|(&run, build)| Some((run, self.pipelines.get(&build.pipeline)?)))
-    }
-
-    /// Builds that ended, for [`Command::ConcludeBuild`].
-    pub fn to_conclude(&self) -> impl Iterator<Item = RunId> {
-        let ended = self.builds.iter().filter(|(_, build)| matches!(build.stage, Stage::Ended(_)));
-        ended.map(|(&run, _)| run)
-    }
-
-    /// Runs that only waste a worker's time.
-    pub fn to_cancel(&self) -> impl Iterator<Item = RunId> {
-        self.unwanted.iter().copied()
     }
 }
 
