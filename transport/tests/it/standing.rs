@@ -27,7 +27,7 @@ struct Endless(Body);
 
 impl Endless {
     async fn open(channel: &Channel) -> Self {
-        let request = Request::get("/bytes/1000000000").body(Body::empty()).unwrap();
+        let request = Request::get("/bytes/1000000000000").body(Body::empty()).unwrap();
         let response = soon(channel.clone().oneshot(request)).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
         Self(response.into_body())
@@ -43,7 +43,7 @@ impl Endless {
                 return;
             }
         }
-        panic!("a billion bytes came before the connection was cut");
+        panic!("a trillion bytes came before the connection was cut");
     }
 }
 
