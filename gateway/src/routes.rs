@@ -61,6 +61,7 @@ fn handler(route: Route) -> MethodRouter<Gate> {
         Route::PipelineRunLog | Route::RunLog => on(method, run_log::show),
         Route::PipelineRunStop => on(method, runs::stop_by_number),
         Route::PipelineRunPlacement | Route::RunPlacement => on(method, runs::placement),
+        Route::PipelineRunRerun | Route::RunRerun => on(method, pipelines::rerun),
         Route::SelectorCheck => on(method, selectors::check),
         Route::LimitList => on(method, concurrency::list),
         Route::PipelineLimitSet | Route::GroupLimitSet => on(method, concurrency::set),

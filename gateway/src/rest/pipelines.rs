@@ -11,7 +11,7 @@ use proto::{
         BuildPipelineRequest, BuildState, ChangePipelineRequest, CreatePipelineRequest,
         Credentials, GetPipelineRequest, ListPipelinesRequest, Pipeline, Tags,
     },
-    scheduler::v1::{RunKind, RunSpec, SubmitRunRequest},
+    scheduler::v1::{JobState, Run, RunKind, RunSpec, SubmitRunRequest},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -25,7 +25,12 @@ use super::{
     runs, selectors,
     time::rfc3339,
 };
-use crate::{attachment::missing_key, error::ApiError, gate::Gate, limits, orders};
+use crate::{
+    attachment::missing_key,
+    error::ApiError,
+    gate::{Gate, is_terminal},
+    limits, orders,
+};
 
 /// Gaia's request, or its fields laid flat.
 #[derive(Debug, Deserialize)]
@@ -353,13 +358,7 @@ pub(crate) async fn start(
         Start::Arguments(args) => Options { args, ..Options::default() },
         Start::Whole(options) => options,
     };
-    let run = match &options.idempotency {
-        None => String::new(),
-        Some(id) => id
-            .parse::<RunId>()
-            .map_err(|error| ApiError::bad_request(format!("`idempotency`: {error}")))?
-            .to_string(),
-    };
+    let run = unique_id(options.idempotency.as_deref())?;
     let pipeline = pipeline(&gate, &params).await?;
     let build = pipeline.build.clone().filter(|_| pipeline.version > 0);
     let build = build.ok_or_else(|| not_built(&pipeline))?;
@@ -373,6 +372,65 @@ pub(crate) async fn start(
     };
     let run = gate.scheduler().submit_run(request).await?.into_inner();
     Ok((StatusCode::CREATED, Json(run.into())))
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Again {
+    /// Jobs that succeeded are not done again.
+    #[serde(default)]
+    failed_only: bool,
+    idempotency: Option<String>,
+}
+
+/// The same binary with the same arguments; secrets are as they are now.
+pub(super) async fn rerun(
+    State(gate): State<Gate>,
+    user: User,
+    params: Params,
+    payload: Payload,
+) -> Result<(StatusCode, Json<RunJson>), ApiError> {
+    let Again { failed_only, idempotency } = payload.json_or_default()?;
+    let run = gate.scheduler().get_run(runs::named(&params)?).await?.into_inner();
+    let spec = repeated(&run, failed_only)?;
+    let request = GetPipelineRequest { id: spec.pipeline_id, name: String::new() };
+    gate.pipelines().get_pipeline(request).await?;
+    check_keys(&gate, &spec.jobs).await?;
+    let request = SubmitRunRequest {
+        run_id: unique_id(idempotency.as_deref())?,
+        spec: Some(spec),
+        start_reason: "rerun".to_owned(),
+        caller: Some(user.caller),
+    };
+    let run = gate.scheduler().submit_run(request).await?.into_inner();
+    Ok((StatusCode::CREATED, Json(run.into())))
+}
+
+fn repeated(run: &Run, failed_only: bool) -> Result<RunSpec, ApiError> {
+    let spec = run.spec.clone().unwrap_or_default();
+    let refuse = |why: &str| ApiError::conflict(format!("run {}: {why}", run.run_id));
+    if orders::is_build(&spec) {
+        return Err(refuse("it is a build; pull the pipeline again instead"));
+    }
+    if !is_terminal(run) {
+        return Err(refuse("it has not ended; wait for its end, or stop it"));
+    }
+    let mut done_jobs = vec![];
+    if failed_only {
+        let succeeded = run.jobs.iter().filter(|job| job.state() == JobState::Succeeded);
+        done_jobs.extend(succeeded.map(|job| job.id));
+        if done_jobs.len() == spec.jobs.len() {
+            return Err(refuse("all of its jobs succeeded; repeat the whole run"));
+        }
+    }
+    Ok(RunSpec { done_jobs, rerun_of: run.run_id.clone(), not_before: 0, ..spec })
+}
+
+/// Empty: the scheduler makes one.
+fn unique_id(idempotency: Option<&str>) -> Result<String, ApiError> {
+    let Some(id) = idempotency else { return Ok(String::new()) };
+    let run = id.parse::<RunId>();
+    let run = run.map_err(|error| ApiError::bad_request(format!("`idempotency`: {error}")))?;
+    Ok(run.to_string())
 }
 
 fn spec(
