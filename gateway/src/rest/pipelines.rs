@@ -383,7 +383,7 @@ struct Again {
 }
 
 /// The same binary with the same arguments; secrets are as they are now.
-pub(super) async fn rerun(
+pub(crate) async fn rerun(
     State(gate): State<Gate>,
     user: User,
     params: Params,
