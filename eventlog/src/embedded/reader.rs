@@ -9,7 +9,8 @@ use futures::{
 use tokio::{sync::watch, task};
 
 use super::{
-    Shared, format,
+    Shared,
+    format::{self, Entry},
     index::{Index, Span},
 };
 use crate::{event::Recorded, log::LogError};
@@ -134,13 +135,14 @@ fn decode(spans: &[Span], prefixes: &[String]) -> Chunk {
             .map_err(|error| unreadable(span, &error))?;
         let mut at = 0;
         while at < bytes.len() {
-            let record = format::decode(&bytes[at..], span.segment.header.salt)
+            let record = format::decode(&bytes[at..], span.segment.header.dialect)
                 .ok_or_else(|| corrupt(span, at))?;
-            let wanted = prefixes.is_empty()
-                || prefixes.iter().any(|prefix| record.content.stream.starts_with(prefix));
             at += record.length;
+            let Entry::Event(content) = record.entry else { continue };
+            let wanted = prefixes.is_empty()
+                || prefixes.iter().any(|prefix| content.stream.starts_with(prefix));
             if wanted {
-                events.push(record.to_recorded());
+                events.push(content.to_recorded());
             }
         }
     }
