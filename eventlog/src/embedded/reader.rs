@@ -9,7 +9,8 @@ use futures::{
 use tokio::{sync::watch, task};
 
 use super::{
-    Shared, format,
+    Shared,
+    format::{self, Entry},
     index::{Index, Span},
 };
 use crate::{
@@ -201,12 +202,12 @@ fn decode(spans: &[Span], filter: &Filter) -> Chunk {
             .map_err(|error| unreadable(span, &error))?;
         let mut at = 0;
         while at < bytes.len() {
-            let record = format::decode(&bytes[at..], span.segment.header.salt)
+            let record = format::decode(&bytes[at..], span.segment.header.dialect)
                 .ok_or_else(|| corrupt(span, at))?;
-            let wanted = filter.matches(record.content.stream, record.content.event_type);
             at += record.length;
-            if wanted {
-                events.push(record.to_recorded());
+            let Entry::Event(content) = record.entry else { continue };
+            if filter.matches(content.stream, content.event_type) {
+                events.push(content.to_recorded());
             }
         }
     }

@@ -108,12 +108,12 @@ impl Scanner<'_> {
 
     /// The next record; `None`: at `offset` is the end, or no sound record.
     pub(super) fn next(&mut self) -> io::Result<Option<Record<'_>>> {
-        let salt = self.segment.header.salt;
+        let dialect = self.segment.header.dialect;
         self.load(format::HEAD)?;
-        let Some(length) = format::record_length(self.ahead(), salt) else { return Ok(None) };
+        let Some(length) = format::record_length(self.ahead(), dialect) else { return Ok(None) };
         self.load(length)?;
         let start = (self.offset - self.window_at) as usize;
-        let record = format::decode(&self.window[start..], salt);
+        let record = format::decode(&self.window[start..], dialect);
         if record.is_some() {
             self.offset += length as u64;
         }
@@ -155,14 +155,14 @@ pub(super) fn reserve(file: &File, reserved: u64, needed: u64) -> io::Result<u64
 
 #[cfg(target_os = "linux")]
 fn allocate(file: &File, from: u64, more: u64) -> io::Result<()> {
-    use nix::{
-        errno::Errno,
-        fcntl::{FallocateFlags, fallocate},
+    use rustix::{
+        fs::{FallocateFlags, fallocate},
+        io::Errno,
     };
-    match fallocate(file, FallocateFlags::empty(), from as i64, more as i64) {
+    match fallocate(file, FallocateFlags::empty(), from, more) {
         Ok(()) => Ok(()),
         // Not every file system can.
-        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => file.set_len(from + more),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(from + more),
         Err(errno) => Err(errno.into()),
     }
 }

@@ -6,7 +6,7 @@ use ids::Digest;
 
 use super::{
     OpenError,
-    format::{Chain, Record, SEGMENT_HEADER},
+    format::{Chain, Entry, Record, SEGMENT_HEADER},
     recover::damage,
     segment::Segment,
 };
@@ -74,14 +74,14 @@ impl Walk {
                 return damaged(at, why);
             }
             self.chain = record.chain;
-            self.events += 1;
-            if record.content.left == 0 {
+            self.events = record.entry.positions().end;
+            if record.is_last_of_batch() {
                 whole = (self.chain, self.events, at + record.length as u64);
             }
         }
         let at = scanner.offset();
         let rest = scanner.rest().map_err(failed)?;
-        if let Some(why) = damage(&rest, at, segment.header.salt) {
+        if let Some(why) = damage(&rest, at, segment.header.dialect) {
             return damaged(at, why);
         }
         let end = rest.iter().rposition(|byte| *byte != 0).map_or(at, |last| at + last as u64 + 1);
@@ -92,7 +92,13 @@ impl Walk {
 
     fn flaw(&mut self, record: &Record<'_>) -> Option<String> {
         let next = self.events;
-        let content = record.content;
+        if record.entry.positions().start != next {
+            return Some(format!("it does not go on with event {next}"));
+        }
+        let Entry::Event(content) = record.entry else {
+            return (record.chain_after(self.chain) != record.chain)
+                .then(|| format!("removed events, from event {next} on, were changed"));
+        };
         let length = match self.streams.get_mut(content.stream) {
             Some(length) => length,
             None => self.streams.entry(content.stream.into()).or_default(),
