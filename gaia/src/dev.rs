@@ -36,6 +36,7 @@ pub(crate) async fn run(args: DevArgs, shutdown: CancellationToken) -> Result<()
         hostnames: vec![],
         prevent_primary_work: false,
         slots: Some(args.slots),
+        log: None,
         worker_grace: 10,
     };
     let running = server::start(config, shutdown).await?;
