@@ -11,6 +11,8 @@
 
 mod clock;
 mod embedded;
+#[cfg(feature = "esdb")]
+mod esdb;
 pub mod event;
 mod filter;
 mod fold;
@@ -18,12 +20,10 @@ mod head;
 mod log;
 mod memory;
 pub mod owner;
-mod remote;
 pub mod retention;
 pub mod server;
 mod store;
 mod when;
-mod wire;
 
 pub use clock::Clock;
 pub use embedded::{
