@@ -12,8 +12,8 @@ use crate::{
     door,
     gate::Gate,
     rest::{
-        self, audit, concurrency, events, pipelines, run_log, runs, selectors, session, trust,
-        vault, workers,
+        self, audit, concurrency, events, pipelines, run_log, runs, selectors, session, starts,
+        trust, vault, workers,
     },
 };
 
@@ -52,7 +52,7 @@ fn handler(route: Route) -> MethodRouter<Gate> {
         Route::PipelineShow => on(method, pipelines::show),
         Route::PipelineChange => on(method, pipelines::change),
         Route::PipelineRemove => on(method, pipelines::remove),
-        Route::PipelineStart => on(method, pipelines::start),
+        Route::PipelineStart => on(method, starts::start),
         Route::PipelinePull => on(method, pipelines::pull),
 
         Route::PipelineRuns => on(method, runs::list_of_pipeline),
@@ -61,6 +61,7 @@ fn handler(route: Route) -> MethodRouter<Gate> {
         Route::PipelineRunLog | Route::RunLog => on(method, run_log::show),
         Route::PipelineRunStop => on(method, runs::stop_by_number),
         Route::PipelineRunPlacement | Route::RunPlacement => on(method, runs::placement),
+        Route::PipelineRunRerun | Route::RunRerun => on(method, starts::rerun),
         Route::SelectorCheck => on(method, selectors::check),
         Route::LimitList => on(method, concurrency::list),
         Route::PipelineLimitSet | Route::GroupLimitSet => on(method, concurrency::set),
