@@ -2,7 +2,8 @@
 //!
 //! In reading order: [`event`] (what is stored), [`Log`] (the contract: append with an expected
 //! revision, read a stream, read all, subscribe), [`retention`] (what streams hide), the engines, [`Fold`] (state as the fold
-//! of its events), and [`owner`] (the one task that owns a service's state).
+//! of its events), [`owner`] (the one task that owns a service's state),
+//! and [`snapshot`] (what makes its start short).
 //!
 //! Invariants:
 //! - An append that was answered is durable.
@@ -21,6 +22,7 @@ pub mod owner;
 mod remote;
 pub mod retention;
 pub mod server;
+pub mod snapshot;
 mod store;
 mod when;
 mod wire;

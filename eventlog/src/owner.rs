@@ -31,8 +31,10 @@ use tokio::{
 use crate::{
     Fold, Log, Recorded,
     log::{AppendError, LogError},
+    snapshot::{Snapshot, Snapshots},
 };
-use task::{Revisions, Task, is_in};
+pub(crate) use task::Revisions;
+use task::{Task, is_in};
 
 /// How a domain meets the log. `S` is the state, `C` its commands, `E` the events that it decides
 /// and owns, `R` its refusals. `S::Event` may be wider than `E`: it also holds the few facts of other
@@ -51,6 +53,16 @@ pub struct Rules<S: Fold, C, E, R> {
     pub encode: fn(&E) -> Encoded,
     /// `None`: an event that this state does not need.
     pub decode: fn(&Recorded) -> Result<Option<S::Event>, DecodeError>,
+}
+
+impl<S: Fold, C, E, R> Rules<S, C, E, R> {
+    /// What the state folds of an event. Those of the log itself, such as tombstones, are for nobody.
+    fn decode(&self, recorded: &Recorded) -> Result<Option<S::Event>, DecodeError> {
+        if recorded.event.event_type.starts_with('$') {
+            return Ok(None);
+        }
+        (self.decode)(recorded)
+    }
 }
 
 /// The stored form of an event.
@@ -182,22 +194,45 @@ where
         log: Log,
         rules: Rules<S, C, E, R>,
     ) -> Result<(Self, JoinHandle<Result<(), OwnerError>>), OwnerError> {
-        let mut state = S::default();
-        let mut revisions = Revisions::default();
+        Self::begin(log, rules, None).await
+    }
+
+    /// Like [`Owner::start`], but goes on from the newest snapshot, and saves one when that is due.
+    pub async fn start_from(
+        log: Log,
+        rules: Rules<S, C, E, R>,
+        snapshots: Snapshots<S>,
+    ) -> Result<(Self, JoinHandle<Result<(), OwnerError>>), OwnerError> {
+        Self::begin(log, rules, Some(snapshots)).await
+    }
+
+    async fn begin(
+        log: Log,
+        rules: Rules<S, C, E, R>,
+        snapshots: Option<Snapshots<S>>,
+    ) -> Result<(Self, JoinHandle<Result<(), OwnerError>>), OwnerError> {
+        let snapshot = match &snapshots {
+            Some(snapshots) => snapshots.load(&log).await?,
+            None => None,
+        };
+        let Snapshot { next: from, mut state, mut revisions } = snapshot.unwrap_or_default();
         let wanted = [rules.owns, rules.follows].concat();
         let end = log.next_position().await?;
-        let mut stored = log.read_all(0, &wanted);
+        let mut stored = log.read_all(from, &wanted);
         while let Some(recorded) = stored.next().await {
             let recorded = recorded?;
             if recorded.position >= end {
                 break;
             }
-            if let Some(event) = (rules.decode)(&recorded)? {
+            if let Some(event) = rules.decode(&recorded)? {
                 state.evolve(&event);
             }
             if is_in(&recorded.stream, rules.owns) {
                 revisions.set(&recorded.stream, recorded.revision);
             }
+        }
+        if let Some(snapshots) = snapshots.as_ref().filter(|kept| kept.is_due(from, end)) {
+            snapshots.save(&log, end, &state, &revisions).await?;
         }
         let (inbox, receiver) = mpsc::channel(INBOX);
         let (bump, changes) = watch::channel(0);
@@ -205,7 +240,8 @@ where
             [] => stream::pending().boxed(),
             follows => log.subscribe(end, follows),
         };
-        let task = Task { log, rules, state, revisions, receiver, bump };
+        let snapshot = snapshots.map(|snapshots| snapshots.file());
+        let task = Task { log, rules, state, revisions, receiver, bump, snapshot };
         Ok((Self { inbox, changes }, tokio::spawn(task.run(foreign))))
     }
 

@@ -2,7 +2,8 @@
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
-    hash::BuildHasher,
+    hash::{BuildHasher, DefaultHasher, Hash, Hasher},
+    path::PathBuf,
 };
 
 use futures::{StreamExt, future};
@@ -14,7 +15,8 @@ use super::{
 };
 use crate::{
     Expected, Fold, Log, Recorded,
-    log::{LogError, Subscription},
+    log::{AppendError, LogError, Subscription},
+    snapshot,
 };
 
 /// Foreign events that are folded in one turn at most, so that commands get theirs.
@@ -27,6 +29,8 @@ pub(super) struct Task<S: Fold, C, E, R> {
     pub(super) revisions: Revisions,
     pub(super) receiver: mpsc::Receiver<Input<S, C, E, R>>,
     pub(super) bump: watch::Sender<u64>,
+    /// What the start may have gone on from.
+    pub(super) snapshot: Option<PathBuf>,
 }
 
 /// What one turn will do once its events are durable.
@@ -73,7 +77,7 @@ where
     fn notice(&mut self, events: Vec<Result<Recorded, LogError>>) -> Result<(), OwnerError> {
         let mut changed = false;
         for recorded in events {
-            if let Some(event) = (self.rules.decode)(&recorded?)? {
+            if let Some(event) = self.rules.decode(&recorded?)? {
                 self.state.evolve(&event);
                 changed = true;
             }
@@ -144,7 +148,12 @@ where
                 self.log.append(stream, expected, events)
             })
             .collect();
-        future::try_join_all(waiting).await?;
+        let appended = future::try_join_all(waiting).await;
+        if let (Err(AppendError::Conflict { .. }), Some(snapshot)) = (&appended, &self.snapshot) {
+            // Nobody else writes to these streams, so the revisions were wrong.
+            snapshot::remove(snapshot);
+        }
+        appended?;
         Ok(())
     }
 }
@@ -152,21 +161,42 @@ where
 /// The last revision of each stream that this task writes. By a hash of the name, since there are
 /// as many streams as there ever were runs; should two names share one, the append conflicts, and the
 /// next start hashes differently.
-#[derive(Debug, Default)]
-pub(super) struct Revisions {
-    hasher: RandomState,
+#[derive(Debug)]
+pub(crate) struct Revisions {
+    seed: u64,
     last: HashMap<u64, u64>,
 }
 
+impl Default for Revisions {
+    fn default() -> Self {
+        Self { seed: RandomState::new().hash_one(0), last: HashMap::new() }
+    }
+}
+
 impl Revisions {
+    pub(crate) fn restored(seed: u64, last: HashMap<u64, u64>) -> Self {
+        Self { seed, last }
+    }
+
+    /// The seed, and the last revision by the hash of the name.
+    pub(crate) fn stored(&self) -> (u64, &HashMap<u64, u64>) {
+        (self.seed, &self.last)
+    }
+
+    fn key(&self, stream: &str) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.seed, stream).hash(&mut hasher);
+        hasher.finish()
+    }
+
     pub(super) fn set(&mut self, stream: &str, revision: u64) {
-        self.last.insert(self.hasher.hash_one(stream), revision);
+        self.last.insert(self.key(stream), revision);
     }
 
     /// What to expect of the stream before `count` events are appended to it.
     fn advance(&mut self, stream: &str, count: u64) -> Expected {
         use std::collections::hash_map::Entry;
-        match self.last.entry(self.hasher.hash_one(stream)) {
+        match self.last.entry(self.key(stream)) {
             Entry::Vacant(entry) => {
                 entry.insert(count - 1);
                 Expected::None

@@ -1,5 +1,7 @@
 //! The shell around a small bank: accounts of our own, and a foreign stream of holidays.
 
+mod snapshots;
+
 use std::{sync::Arc, time::Duration};
 
 use futures::{
