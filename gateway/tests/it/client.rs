@@ -56,6 +56,10 @@ impl Client {
         Self { channel, token: None }
     }
 
+    pub(crate) fn token(&self) -> &str {
+        self.token.as_deref().expect("the client is logged in")
+    }
+
     pub(crate) fn with_token(&self, token: &str) -> Self {
         Self { token: Some(token.to_owned()), ..self.clone() }
     }

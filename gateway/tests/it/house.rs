@@ -30,7 +30,9 @@ pub(crate) struct House {
     pub(crate) router: Router,
     pub(crate) authority: Authority,
     pub(crate) admin: Client,
-    _data: TempDir,
+    /// The services themselves, as the gateway calls them.
+    pub(crate) deps: Deps,
+    pub(crate) data: TempDir,
 }
 
 impl House {
@@ -40,12 +42,23 @@ impl House {
 
     pub(crate) async fn with(config: Config) -> Self {
         let data = tempfile::tempdir().unwrap();
+        Self::over(Log::in_memory(Clock::system()), data, config).await
+    }
+
+    /// With the log in `log` of its folder.
+    pub(crate) async fn on_disk() -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let log = Log::open(&data.path().join("log"), Clock::system()).unwrap();
+        Self::over(log, data, Config::default()).await
+    }
+
+    async fn over(log: Log, data: TempDir, config: Config) -> Self {
         let authority = Authority::open_or_create(&data.path().join("ca")).unwrap();
-        let deps = services(&data, &authority).await;
-        let router = gateway::router(deps, config);
+        let deps = services(log, &data, &authority).await;
+        let router = gateway::router(deps.clone(), config);
         let channel = Channel::local(router.clone(), Peer::Anonymous);
         let admin = Client::new(channel).login("admin", PASSWORD).await;
-        Self { router, authority, admin, _data: data }
+        Self { router, authority, admin, deps, data }
     }
 
     pub(crate) fn channel(&self, peer: Peer) -> Channel {
@@ -119,9 +132,8 @@ impl House {
     }
 }
 
-async fn services(data: &TempDir, authority: &Authority) -> Deps {
+async fn services(log: Log, data: &TempDir, authority: &Authority) -> Deps {
     let clock = Clock::system();
-    let log = Log::in_memory(clock.clone());
     let master_key = MasterKey::open_or_create(&data.path().join("master.key")).unwrap();
     let inside = |router| Channel::local(router, Peer::Service("gateway".into()));
     let registry = svc_registry::Deps {

@@ -14,6 +14,7 @@ mod logs;
 mod network;
 mod pollers;
 mod process;
+mod replay;
 mod runs;
 mod selectors;
 mod views;
