@@ -20,6 +20,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     attempt::attend,
+    languages::Tags,
     leftovers::{self, Leftover},
     order::Lease,
     primary::{Ended, Primary},
@@ -85,7 +86,7 @@ impl Desk {
     /// Works until `drain`, and then until what is held has ended; `abort` ends all at once.
     pub(crate) async fn work(
         mut self,
-        tags: Vec<String>,
+        tags: Tags,
         drain: &CancellationToken,
         abort: &CancellationToken,
     ) -> Closed {
@@ -158,11 +159,12 @@ impl Desk {
         AbortOnDropHandle::new(tokio::spawn(task))
     }
 
-    fn instance(&self, tags: Vec<String>) -> WorkerInstance {
+    fn instance(&self, tags: Tags) -> WorkerInstance {
         WorkerInstance {
             unique_id: self.primary.worker().to_owned(),
             worker_slots: self.workshop.config.slots(),
-            tags,
+            tags: tags.all,
+            detected_tags: tags.detected,
             push: true,
             os: std::env::consts::OS.into(),
             arch: std::env::consts::ARCH.into(),

@@ -113,13 +113,13 @@ pub async fn run_until(
     identity::install_crypto();
     let home = Home::open(&config.home)?;
     let tags = languages::tags(&config.tags);
-    tracing::info!(?tags, slots = config.slots(), "this machine's tags");
+    tracing::info!(tags = ?tags.all, slots = config.slots(), "this machine's tags");
     let workshop = Workshop::new(config, home);
     let config = &workshop.config;
     let mut pauses = Pauses::new();
     loop {
         let identity = tokio::select! {
-            identity = identity(&workshop, &tags) => identity?,
+            identity = identity(&workshop, &tags.all) => identity?,
             () = shutdown.cancelled() => return Ok(()),
             () = abort.cancelled() => return Ok(()),
         };

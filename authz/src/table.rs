@@ -53,9 +53,16 @@ pub const fn of_rpc(rpc: Rpc) -> Needs {
         Rpc::RegistryRegisterWorker
         | Rpc::RegistryAttachWorker
         | Rpc::RegistryListWorkers
+        | Rpc::RegistryRenameWorker
+        | Rpc::RegistryTagWorker
         | Rpc::RegistrySuspendWorker
+        | Rpc::RegistryDrainWorker
         | Rpc::RegistryResumeWorker
         | Rpc::RegistryDeregisterWorker
+        | Rpc::RegistrySetVariable
+        | Rpc::RegistryRemoveVariable
+        | Rpc::RegistryListVariables
+        | Rpc::RegistryResolveEnvironment
         | Rpc::RegistryGetRegistrationSecret
         | Rpc::RegistryResetRegistrationSecret
         | Rpc::RegistryCreateJoinToken
@@ -124,7 +131,7 @@ pub const fn of_rpc(rpc: Rpc) -> Needs {
 
 /// Beginnings of the names of the streams that each service writes. Nobody else does.
 const STREAMS: &[(&str, &[&str])] = &[
-    ("svc-registry", &["worker-", "registration", "jointoken-", "certificate-", "authority"]),
+    ("svc-registry", &["worker-", "environment-", "registration", "jointoken-", "certificate-", "authority"]),
     ("svc-scheduler", &["run-"]),
     ("svc-artifacts", &["artifact-"]),
     ("svc-logs", &["runlog-"]),
@@ -225,8 +232,14 @@ routes! {
     WorkerStatus          GET    "/api/v1/worker/status"                               Role(R::WorkerGetOverview);
     WorkerList            GET    "/api/v1/worker"                                      Role(R::WorkerGetWorker);
     WorkerDeregister      DELETE "/api/v1/worker/{workerid}"                           Role(R::WorkerDeregisterWorker);
+    WorkerRename          POST   "/api/v1/worker/rename/{workerid}"                    Role(R::WorkerManage);
+    WorkerTag             POST   "/api/v1/worker/tags/{workerid}"                      Role(R::WorkerManage);
+    WorkerDrain           POST   "/api/v1/worker/drain/{workerid}"                     Role(R::WorkerManage);
     WorkerSuspend         POST   "/api/v1/worker/suspend/{workerid}"                   Role(R::WorkerManage);
     WorkerResume          POST   "/api/v1/worker/resume/{workerid}"                    Role(R::WorkerManage);
+    VariableList          GET    "/api/v1/environment"                                 Role(R::WorkerManage);
+    VariableSet           PUT    "/api/v1/environment"                                 Role(R::WorkerManage);
+    VariableRemove        DELETE "/api/v1/environment"                                 Role(R::WorkerManage);
     /// The join token in the body is the proof, and the signature of the request that of the key.
     WorkerJoin            POST   "/api/v1/worker/join"                                 Anyone;
     WorkerRenew           POST   "/api/v1/worker/certificate"                          Worker(None);

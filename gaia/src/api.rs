@@ -140,6 +140,28 @@ pub struct Worker {
     pub runs: Vec<String>,
     #[serde(default)]
     pub note: String,
+    /// "active", "suspended", "draining", "lost".
+    #[serde(default)]
+    pub state: String,
+    /// When its suspension ends, or the deadline of its drain; 0: none.
+    #[serde(default)]
+    pub until: u64,
+    #[serde(default)]
+    pub os: String,
+    #[serde(default)]
+    pub arch: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Variable {
+    /// Id of the worker, or the tag; the other is empty.
+    pub worker: String,
+    pub tag: String,
+    pub key: String,
+    /// Stars, where it is secret.
+    pub value: String,
+    pub secret: bool,
+    pub updated_at: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

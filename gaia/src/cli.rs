@@ -54,7 +54,7 @@ enum Command {
     Demo(DemoArgs),
     /// Log in, for the commands below
     Login(LoginArgs),
-    /// Workers: list, suspend, resume, remove; join tokens
+    /// Workers: list, rename, tag, suspend, drain, resume, remove; their environment; join tokens
     #[command(subcommand)]
     Worker(WorkerCommand),
     /// Pipelines: create, list, build, run, remove

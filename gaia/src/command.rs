@@ -1,6 +1,7 @@
 //! The client commands: each asks the server over the public REST API, and shows the answer.
 
 pub mod audit;
+pub mod environment;
 pub mod events;
 pub mod limit;
 pub mod login;

@@ -4,21 +4,25 @@
 //! If either inner stream ends, so does the call, and the agent comes again: what it was assigned and
 //! has not begun is sent anew.
 
+use std::time::Duration;
+
 use futures::{StreamExt, stream, stream::BoxStream};
 use proto::{
     access::v1::{ListSecretsRequest, ResolveSecretsRequest},
     common::v1::Lease,
     pipelines::v1::GetPipelineRequest,
-    registry::v1::{AttachWorkerRequest as Presence, Worker, WorkerState},
+    registry::v1::{
+        AttachWorkerRequest as Presence, ResolveEnvironmentRequest, Worker, WorkerState,
+    },
     scheduler::v1::{
         Assignment, AttachWorkerRequest, Instruction, ReportRunRequest, ReportedState, Run,
         RunReport, RunSpec, instruction,
     },
-    worker::{PipelineRun, WorkerInstance},
+    worker::{EnvironmentVariable, PipelineRun, WorkerInstance},
 };
 use tokio::{
     sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval_at},
+    time::{Instant, MissedTickBehavior, interval_at, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
@@ -34,6 +38,9 @@ pub(crate) type Orders = BoxStream<'static, Result<PipelineRun, Status>>;
 
 /// Orders on their way to one worker; when it reads no further, neither does the gateway.
 const WAITING_ORDERS: usize = 16;
+
+/// For a worker that was deregistered to be told to stop its runs, before it is cut off.
+const LAST_ORDERS: Duration = Duration::from_secs(2);
 
 /// Gaia's agents stop for good when they read this, so nothing else may say it.
 pub(crate) fn not_registered() -> Status {
@@ -60,6 +67,7 @@ impl Attachment {
             worker_id: worker.id.to_string(),
             slots: instance.worker_slots.max(0),
             tags: instance.tags.clone(),
+            detected_tags: instance.detected_tags.clone(),
             os: instance.os.clone(),
             arch: instance.arch.clone(),
             version: instance.version.clone(),
@@ -155,7 +163,12 @@ impl Attachment {
         loop {
             let order = tokio::select! {
                 state = self.presence.message() => match state {
-                    Ok(Some(state)) if state.state() == WorkerState::Deregistered => return not_registered(),
+                    Ok(Some(state)) if state.state() == WorkerState::Deregistered => {
+                        if !state.forced {
+                            timeout(LAST_ORDERS, stop_all(instructions, orders)).await.ok();
+                        }
+                        return not_registered();
+                    }
                     Ok(Some(_)) => continue,
                     Ok(None) => return ended("registry"),
                     Err(refusal) => return unknown_worker(refusal),
@@ -195,7 +208,11 @@ impl Attachment {
         } else {
             self.begin_run(&lease, &run, &spec).await?
         };
-        match order {
+        let environment = match &order {
+            Ok(_) => self.environment().await?,
+            Err(_) => Ok(vec![]),
+        };
+        match order.and_then(|order| Ok(PipelineRun { environment: environment?, ..order })) {
             Ok(order) => Ok(Some(order)),
             // Nobody else can do it either.
             Err(reason) => self.end(lease, ReportedState::Failed, reason).await.map(|()| None),
@@ -228,6 +245,23 @@ impl Attachment {
             }
             Err(refusal) if is_for_good(refusal.code()) => Ok(Err(refusal.message().to_owned())),
             Err(fault) => Err(transient(fault)),
+        }
+    }
+
+    /// What operators set for this worker or its tags. Gaia's own agents would not read it, and so not
+    /// hide it in logs.
+    async fn environment(&self) -> Result<Result<Vec<EnvironmentVariable>, String>, Status> {
+        if !self.instance.push {
+            return Ok(Ok(vec![]));
+        }
+        let request = ResolveEnvironmentRequest { worker_id: self.worker.id.to_string() };
+        match self.gate.registry().resolve_environment(request).await {
+            Ok(resolved) => {
+                let variables = resolved.into_inner().variables.into_iter();
+                Ok(Ok(variables.map(orders::variable).collect()))
+            }
+            Err(refusal) if is_for_good(refusal.code()) => Ok(Err(refusal.message().to_owned())),
+            Err(refusal) => Err(unknown_worker(refusal)),
         }
     }
 
@@ -276,6 +310,20 @@ impl Attachment {
     }
 }
 
+/// Passes on what must be stopped, and nothing that would begin.
+async fn stop_all(
+    instructions: &mut Streaming<Instruction>,
+    orders: &mpsc::Sender<Result<PipelineRun, Status>>,
+) {
+    while let Ok(Some(instruction)) = instructions.message().await {
+        if let Some(instruction::Instruction::Cancel(lease)) = instruction.instruction
+            && orders.send(Ok(orders::cancel(lease))).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
 pub(crate) fn missing_key(key: &str) -> String {
     format!("vault key `{key}` does not exist: create it with `gaia secret set {key}`")
 }
@@ -299,7 +347,8 @@ fn unknown_worker(refusal: Status) -> Status {
 
 fn check(instance: &WorkerInstance) -> Result<(), Status> {
     let names = [&instance.os, &instance.arch, &instance.version];
-    let checked = limits::tags(&instance.tags).and_then(|()| {
+    let checked = limits::tags(&instance.tags);
+    let checked = checked.and_then(|()| limits::tags(&instance.detected_tags)).and_then(|()| {
         names.iter().try_for_each(|name| limits::text("os, arch, version", name, limits::NAME))
     });
     checked.map_err(|refusal| Status::invalid_argument(refusal.message()))

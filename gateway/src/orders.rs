@@ -6,8 +6,9 @@ use std::collections::{BTreeSet, HashMap};
 use proto::{
     common::v1::{ArgumentSpec, JobSpec, Lease},
     pipelines::v1::Credentials,
+    registry::v1::Variable,
     scheduler::v1::{Run, RunKind, RunSpec},
-    worker::{Argument, BuildOrder, Instruction, Job, PipelineRun},
+    worker::{Argument, BuildOrder, EnvironmentVariable, Instruction, Job, PipelineRun},
 };
 
 /// The type of arguments whose value is in the vault.
@@ -57,6 +58,12 @@ pub(crate) fn build(
         private_key: credentials.private_key,
     };
     PipelineRun { build: Some(order), ..begin(lease, run, spec) }
+}
+
+/// A variable for the environment of the run.
+pub(crate) fn variable(variable: Variable) -> EnvironmentVariable {
+    let Variable { key, value, secret, .. } = variable;
+    EnvironmentVariable { key, value, secret }
 }
 
 fn begin(lease: Lease, run: &Run, spec: &RunSpec) -> PipelineRun {

@@ -1,15 +1,17 @@
 //! Gaia's REST API under `/api/v1`, and what is ours beside it.
 //!
 //! In reading order: this file (what every handler takes), `session`, `pipelines`, `runs` with
-//! `run_json` and `run_log`, `selectors`, `concurrency`, `workers`, `trust`, `vault`, `events` (with
-//! `event_json`, `moment` and `names`), `audit`.
+//! `run_json` and `run_log`, `selectors`, `concurrency`, `workers`, `operator`, `environment`, `trust`,
+//! `vault`, `events` (with `event_json`, `moment` and `names`), `audit`.
 
 pub(crate) mod audit;
 pub(crate) mod concurrency;
+pub(crate) mod environment;
 mod event_json;
 pub(crate) mod events;
 mod moment;
 mod names;
+pub(crate) mod operator;
 mod pipeline_json;
 pub(crate) mod pipelines;
 mod policy;

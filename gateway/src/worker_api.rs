@@ -205,6 +205,7 @@ impl Worker for WorkerApi {
             worker_id: own,
             note: "the worker asked for it".to_owned(),
             caller: Some(worker.caller),
+            ..ChangeWorkerRequest::default()
         };
         match self.gate.registry().deregister_worker(request).await {
             Ok(_) => Ok(Response::new(())),

@@ -1,7 +1,9 @@
 //! gRPC in: parses, mints ids, stamps the time, asks, and answers.
 
 mod certificates;
+mod environment;
 mod join;
+mod operator;
 
 use std::pin::Pin;
 
@@ -14,7 +16,7 @@ use proto::{
     registry::v1::{self as wire, registry_server::Registry},
 };
 use subtle::ConstantTimeEq as _;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tonic::{Request, Response, Status, async_trait};
 use uuid::Uuid;
 
@@ -34,6 +36,9 @@ pub(crate) struct Api {
     pub(crate) clock: Clock,
     pub(crate) authority: Authority,
     pub(crate) config: Config,
+    pub(crate) master_key: MasterKey,
+    /// Gone when nobody can ask any more.
+    pub(crate) _used: oneshot::Sender<()>,
 }
 
 /// Makes registration secrets, and opens those that are stored.
@@ -119,7 +124,7 @@ impl Registry for Api {
         let secret = self.check_secret(&request.secret).await?;
         #[expect(clippy::disallowed_methods, reason = "workers get their ids here")]
         let worker = WorkerId::from_uuid(Uuid::now_v7());
-        let name = limits::text("name", &request.name, limits::NAME)?;
+        let name = limits::name(&request.name)?;
         let tags = limits::tags(&request.tags)?;
         let issued = self
             .authority
@@ -189,30 +194,74 @@ impl Registry for Api {
         Ok(Response::new(wire::ListWorkersResponse { workers }))
     }
 
+    async fn rename_worker(
+        &self,
+        request: Request<wire::RenameWorkerRequest>,
+    ) -> Result<Response<wire::Worker>, Status> {
+        self.rename(request.into_inner()).await
+    }
+
+    async fn tag_worker(
+        &self,
+        request: Request<wire::TagWorkerRequest>,
+    ) -> Result<Response<wire::Worker>, Status> {
+        self.tag(request.into_inner()).await
+    }
+
     async fn suspend_worker(
         &self,
         request: Request<wire::ChangeWorkerRequest>,
     ) -> Result<Response<wire::Worker>, Status> {
-        let (worker, note, caller) = change(request)?;
-        let command = Command::SuspendWorker { worker, note, at: self.clock.now() };
-        self.change(worker, command, caller).await
+        self.suspend(request.into_inner()).await
+    }
+
+    async fn drain_worker(
+        &self,
+        request: Request<wire::ChangeWorkerRequest>,
+    ) -> Result<Response<wire::Worker>, Status> {
+        self.drain(request.into_inner()).await
     }
 
     async fn resume_worker(
         &self,
         request: Request<wire::ChangeWorkerRequest>,
     ) -> Result<Response<wire::Worker>, Status> {
-        let (worker, _, caller) = change(request)?;
-        self.change(worker, Command::ResumeWorker { worker, at: self.clock.now() }, caller).await
+        self.resume(request.into_inner()).await
     }
 
     async fn deregister_worker(
         &self,
         request: Request<wire::ChangeWorkerRequest>,
     ) -> Result<Response<wire::Worker>, Status> {
-        let (worker, note, caller) = change(request)?;
-        let command = Command::DeregisterWorker { worker, note, at: self.clock.now() };
-        self.change(worker, command, caller).await
+        self.deregister(request.into_inner()).await
+    }
+
+    async fn set_variable(
+        &self,
+        request: Request<wire::SetVariableRequest>,
+    ) -> Result<Response<wire::Variable>, Status> {
+        self.set(request.into_inner()).await
+    }
+
+    async fn remove_variable(
+        &self,
+        request: Request<wire::RemoveVariableRequest>,
+    ) -> Result<Response<wire::RemoveVariableResponse>, Status> {
+        self.remove(request.into_inner()).await
+    }
+
+    async fn list_variables(
+        &self,
+        request: Request<wire::ListVariablesRequest>,
+    ) -> Result<Response<wire::ListVariablesResponse>, Status> {
+        self.variables(request.into_inner()).await
+    }
+
+    async fn resolve_environment(
+        &self,
+        request: Request<wire::ResolveEnvironmentRequest>,
+    ) -> Result<Response<wire::ListVariablesResponse>, Status> {
+        self.environment(request.into_inner()).await
     }
 
     async fn get_registration_secret(
@@ -313,6 +362,10 @@ struct Watch {
 impl Watch {
     async fn next(&mut self) -> Option<Result<wire::Worker, Status>> {
         while !self.ended {
+            if self.is_out() {
+                self.ended = true;
+                return Some(Err(not_registered()));
+            }
             if self.shown.is_some() && self.changes.changed().await.is_err() {
                 self.ended = true;
                 return Some(Err(stopped(Stopped)));
@@ -334,10 +387,13 @@ impl Watch {
 
     async fn look(&self) -> Result<wire::Worker, Status> {
         let contact = Contact { connected: true, last_at: self.clock.now() };
-        show(&self.owner, self.worker, Some(contact))
-            .await?
-            .filter(|worker| worker.state() != wire::WorkerState::Deregistered)
-            .ok_or_else(not_registered)
+        show(&self.owner, self.worker, Some(contact)).await?.ok_or_else(not_registered)
+    }
+
+    /// That it is deregistered is the last that is told.
+    fn is_out(&self) -> bool {
+        let state = self.shown.as_ref().map(wire::Worker::state);
+        state == Some(wire::WorkerState::Deregistered)
     }
 
     /// That it is still there is no news.
@@ -359,18 +415,11 @@ async fn show(
         .map_err(stopped)
 }
 
-fn change(
-    request: Request<wire::ChangeWorkerRequest>,
-) -> Result<(WorkerId, String, Option<Caller>), Status> {
-    let request = request.into_inner();
-    let note = limits::text("note", &request.note, limits::NOTE)?;
-    Ok((worker_id(&request.worker_id)?, note, request.caller))
-}
-
 fn description(request: &wire::AttachWorkerRequest) -> Result<Description, InvalidField> {
     Ok(Description {
         slots: limits::slots(request.slots)?,
         tags: limits::tags(&request.tags)?,
+        detected: limits::tags(&request.detected_tags)?,
         os: limits::text("os", &request.os, limits::SYSTEM)?,
         arch: limits::text("arch", &request.arch, limits::SYSTEM)?,
         version: limits::text("version", &request.version, limits::SYSTEM)?,
@@ -400,7 +449,7 @@ impl From<Rejection> for Status {
         let message = rejection.to_string();
         match rejection {
             Rejection::UnknownWorker(_) | Rejection::Certificate(_) => Self::not_found(message),
-            Rejection::WorkerExists(_) => Self::already_exists(message),
+            Rejection::WorkerExists(_) | Rejection::NameTaken(_) => Self::already_exists(message),
             Rejection::WrongSecret => Self::permission_denied(message),
             Rejection::Token(refusal) => match refusal {
                 token::Refusal::NoSuchToken(_) => Self::not_found(message),
@@ -408,6 +457,12 @@ impl From<Rejection> for Status {
                 token::Refusal::TooMany => Self::resource_exhausted(message),
                 _ => Self::permission_denied(message),
             },
+            Rejection::OwnTag { .. }
+            | Rejection::TooManyTags(_)
+            | Rejection::TooManyVariables(_) => Self::failed_precondition(message),
+            Rejection::Contradiction(_) | Rejection::EndIsPast(_) | Rejection::EndIsFar { .. } => {
+                Self::invalid_argument(message)
+            }
         }
     }
 }

@@ -1,8 +1,11 @@
 //! Events to and from their stored form.
 //!
-//! Each event has a stream of its worker, `worker-<id>`; the registration secret has the stream
-//! `registration`; what is in `trust` names its streams there.
+//! Reads every version ever written, writes the newest. Each event has a stream of its worker,
+//! `worker-<id>`. Variables have streams of their own, `environment-<id>` and `environment-tags`, since
+//! nobody is shown those; so has the registration secret, `registration`; what is in `trust` names its
+//! streams there.
 
+mod operator;
 mod trust;
 
 use eventlog::{
@@ -13,68 +16,54 @@ use ids::{Timestamp, WorkerId};
 use prost::Message;
 use proto::registry::events::v1 as stored;
 
-use crate::domain::{Description, Event, Registration};
+use crate::domain::{Description, Event, Registration, Scope, Value};
 
 /// Streams that this service alone writes, by prefix.
 pub(crate) const OWNS: &[&str] =
-    &["worker-", "registration", "jointoken-", "certificate-", "authority"];
+    &["worker-", "environment-", "registration", "jointoken-", "certificate-", "authority"];
 
 pub(crate) fn stream(event: &Event) -> String {
     match event {
-        Event::WorkerRegistered { registration, .. } => format!("worker-{}", registration.worker),
-        Event::WorkerReported { worker, .. }
-        | Event::WorkerSuspended { worker, .. }
-        | Event::WorkerResumed { worker, .. }
-        | Event::WorkerLost { worker, .. }
-        | Event::WorkerReturned { worker, .. }
-        | Event::WorkerDeregistered { worker, .. } => format!("worker-{worker}"),
-        Event::RegistrationSecretReset { .. } => "registration".into(),
+        Event::VariableSet { scope, .. } | Event::VariableRemoved { scope, .. } => match scope {
+            Scope::Worker(worker) => format!("environment-{worker}"),
+            Scope::Tag(_) => "environment-tags".into(),
+        },
         Event::Token(event) => trust::token_stream(event),
         Event::Certificate(event) => trust::certificate_stream(event),
+        _ => event.worker().map_or("registration".into(), |worker| format!("worker-{worker}")),
     }
 }
 
 pub(crate) fn encode(event: &Event) -> Encoded {
-    let worker_id = |worker: &WorkerId| worker.to_string();
     match event {
         Event::WorkerRegistered { registration, at } => {
-            encoded("WorkerRegistered", &registered(registration, *at))
+            encoded("WorkerRegistered", 1, &registered(registration, *at))
         }
         Event::WorkerReported { worker, description, at } => {
-            encoded("WorkerReported", &reported(*worker, description, *at))
+            encoded("WorkerReported", 2, &reported(*worker, description, *at))
         }
-        Event::WorkerSuspended { worker, note, at } => encoded(
-            "WorkerSuspended",
-            &stored::WorkerSuspended { worker_id: worker_id(worker), note: note.clone(), at: at.0 },
-        ),
-        Event::WorkerResumed { worker, at } => encoded(
-            "WorkerResumed",
-            &stored::WorkerResumed { worker_id: worker_id(worker), at: at.0 },
-        ),
-        Event::WorkerLost { worker, last_contact_at, at } => encoded(
-            "WorkerLost",
-            &stored::WorkerLost {
-                worker_id: worker_id(worker),
-                last_contact_at: last_contact_at.0,
-                at: at.0,
-            },
-        ),
-        Event::WorkerReturned { worker, at } => encoded(
-            "WorkerReturned",
-            &stored::WorkerReturned { worker_id: worker_id(worker), at: at.0 },
-        ),
-        Event::WorkerDeregistered { worker, note, at } => encoded(
-            "WorkerDeregistered",
-            &stored::WorkerDeregistered {
-                worker_id: worker_id(worker),
-                note: note.clone(),
-                at: at.0,
-            },
-        ),
-        Event::RegistrationSecretReset { sealed, at } => encoded(
-            "RegistrationSecretReset",
-            &stored::RegistrationSecretReset { sealed: sealed.clone().into(), at: at.0 },
-        ),
+        Event::WorkerLost { worker, last_contact_at, at } => {
+            let (worker_id, last_contact_at) = (worker.to_string(), last_contact_at.0);
+            encoded("WorkerLost", 1, &stored::WorkerLost { worker_id, last_contact_at, at: at.0 })
+        }
+        Event::WorkerReturned { worker, at } => {
+            let worker_id = worker.to_string();
+            encoded("WorkerReturned", 1, &stored::WorkerReturned { worker_id, at: at.0 })
+        }
+        Event::RegistrationSecretReset { sealed, at } => {
+            let (sealed, at) = (sealed.clone().into(), at.0);
+            encoded("RegistrationSecretReset", 1, &stored::RegistrationSecretReset { sealed, at })
+        }
+        Event::WorkerRenamed { .. }
+        | Event::WorkerTagsChanged { .. }
+        | Event::WorkerSuspended { .. }
+        | Event::WorkerDrainStarted { .. }
+        | Event::WorkerDrainExpired { .. }
+        | Event::WorkerResumed { .. }
+        | Event::WorkerDeregistered { .. } => operator::encode_worker(event),
+        Event::VariableSet { .. } | Event::VariableRemoved { .. } => {
+            operator::encode_variable(event)
+        }
         Event::Token(event) => trust::encode_token(event),
         Event::Certificate(event) => trust::encode_certificate(event),
     }
@@ -102,14 +91,6 @@ fn event(event_type: &str, data: &[u8]) -> Result<Option<Event>, String> {
             let (worker, at) = (worker(&event.worker_id)?, Timestamp(event.at));
             Event::WorkerReported { worker, description: description(event), at }
         }
-        "WorkerSuspended" => {
-            let stored::WorkerSuspended { worker_id, note, at } = message(data)?;
-            Event::WorkerSuspended { worker: worker(&worker_id)?, note, at: Timestamp(at) }
-        }
-        "WorkerResumed" => {
-            let stored::WorkerResumed { worker_id, at } = message(data)?;
-            Event::WorkerResumed { worker: worker(&worker_id)?, at: Timestamp(at) }
-        }
         "WorkerLost" => {
             let stored::WorkerLost { worker_id, last_contact_at, at } = message(data)?;
             let last_contact_at = Timestamp(last_contact_at);
@@ -119,15 +100,14 @@ fn event(event_type: &str, data: &[u8]) -> Result<Option<Event>, String> {
             let stored::WorkerReturned { worker_id, at } = message(data)?;
             Event::WorkerReturned { worker: worker(&worker_id)?, at: Timestamp(at) }
         }
-        "WorkerDeregistered" => {
-            let stored::WorkerDeregistered { worker_id, note, at } = message(data)?;
-            Event::WorkerDeregistered { worker: worker(&worker_id)?, note, at: Timestamp(at) }
-        }
         "RegistrationSecretReset" => {
             let stored::RegistrationSecretReset { sealed, at } = message(data)?;
             Event::RegistrationSecretReset { sealed: sealed.into(), at: Timestamp(at) }
         }
-        _ => return trust::decode(event_type, data),
+        other => match operator::decode(other, data)? {
+            Some(event) => event,
+            None => return trust::decode(other, data),
+        },
     }))
 }
 
@@ -163,6 +143,7 @@ fn reported(worker: WorkerId, description: &Description, at: Timestamp) -> store
         arch: description.arch.clone(),
         version: description.version.clone(),
         at: at.0,
+        detected_tags: description.detected.clone(),
     }
 }
 
@@ -170,14 +151,15 @@ fn description(event: stored::WorkerReported) -> Description {
     Description {
         slots: event.slots.max(0) as u32,
         tags: event.tags,
+        detected: event.detected_tags,
         os: event.os,
         arch: event.arch,
         version: event.version,
     }
 }
 
-fn encoded(event_type: &'static str, message: &impl Message) -> Encoded {
-    Encoded { event_type, version: 1, data: message.encode_to_vec() }
+fn encoded(event_type: &'static str, version: u32, message: &impl Message) -> Encoded {
+    Encoded { event_type, version, data: message.encode_to_vec() }
 }
 
 fn message<M: Message + Default>(data: &[u8]) -> Result<M, String> {

@@ -8,8 +8,11 @@
 //!                                 attach
 //! ```
 //!
-//! Beside it each worker is suspended or not: a suspended worker may be lost and come back, and is
-//! still suspended. Suspending says what a worker may get from now on; it does not touch what it runs.
+//! Beside it each worker may be suspended or draining ([`Pause`]): such a worker may be lost and come
+//! back, and is still so. It says what a worker may get from now on; it does not touch what it runs,
+//! but for what a drain finds at its deadline.
+//!
+//! In reading order: this file, `pause`, `labels` (tags and who gave them), `environment`.
 //!
 //! Invariants:
 //! - A deregistered worker never changes again.
@@ -17,15 +20,26 @@
 //! - A registration is accepted only with the newest registration secret, or a join token (`token`).
 //! - This module does no IO, reads no clock, and draws no random numbers.
 
-use std::collections::BTreeMap;
+pub mod certificate;
+mod environment;
+mod labels;
+mod pause;
+pub mod token;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use eventlog::Fold;
 use ids::{Timestamp, WorkerId};
 
-pub mod certificate;
+pub use environment::{Scope, Value, Variable};
+pub use labels::Source;
+pub use pause::{Pause, PauseKind};
+
 #[cfg(test)]
 mod tests;
-pub mod token;
 
 /// A wish. It can be refused.
 #[derive(Clone, Debug)]
@@ -46,17 +60,57 @@ pub enum Command {
         last_contact_at: Timestamp,
         at: Timestamp,
     },
+    RenameWorker {
+        worker: WorkerId,
+        name: String,
+        note: String,
+        at: Timestamp,
+    },
+    /// Changes what operators say of its tags.
+    TagWorker {
+        worker: WorkerId,
+        add: Vec<String>,
+        remove: Vec<String>,
+        note: String,
+        at: Timestamp,
+    },
     SuspendWorker {
         worker: WorkerId,
+        until: Option<Timestamp>,
+        note: String,
+        at: Timestamp,
+    },
+    DrainWorker {
+        worker: WorkerId,
+        deadline: Option<Timestamp>,
         note: String,
         at: Timestamp,
     },
     ResumeWorker {
         worker: WorkerId,
+        note: String,
+        at: Timestamp,
+    },
+    /// Ends each suspension whose time has come, and takes the runs of each drain whose deadline has.
+    EndPauses {
         at: Timestamp,
     },
     DeregisterWorker {
         worker: WorkerId,
+        forced: bool,
+        note: String,
+        at: Timestamp,
+    },
+    SetVariable {
+        scope: Scope,
+        key: String,
+        value: Value,
+        note: String,
+        at: Timestamp,
+    },
+    RemoveVariable {
+        scope: Scope,
+        key: String,
         note: String,
         at: Timestamp,
     },
@@ -76,14 +130,81 @@ pub enum Command {
 /// A fact, stored for ever.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    WorkerRegistered { registration: Registration, at: Timestamp },
-    WorkerReported { worker: WorkerId, description: Description, at: Timestamp },
-    WorkerSuspended { worker: WorkerId, note: String, at: Timestamp },
-    WorkerResumed { worker: WorkerId, at: Timestamp },
-    WorkerLost { worker: WorkerId, last_contact_at: Timestamp, at: Timestamp },
-    WorkerReturned { worker: WorkerId, at: Timestamp },
-    WorkerDeregistered { worker: WorkerId, note: String, at: Timestamp },
-    RegistrationSecretReset { sealed: Vec<u8>, at: Timestamp },
+    WorkerRegistered {
+        registration: Registration,
+        at: Timestamp,
+    },
+    WorkerReported {
+        worker: WorkerId,
+        description: Description,
+        at: Timestamp,
+    },
+    WorkerRenamed {
+        worker: WorkerId,
+        name: String,
+        note: String,
+        at: Timestamp,
+    },
+    WorkerTagsChanged {
+        worker: WorkerId,
+        added: Vec<String>,
+        removed: Vec<String>,
+        note: String,
+        at: Timestamp,
+    },
+    WorkerSuspended {
+        worker: WorkerId,
+        until: Option<Timestamp>,
+        note: String,
+        at: Timestamp,
+    },
+    WorkerDrainStarted {
+        worker: WorkerId,
+        deadline: Option<Timestamp>,
+        note: String,
+        at: Timestamp,
+    },
+    WorkerDrainExpired {
+        worker: WorkerId,
+        at: Timestamp,
+    },
+    WorkerResumed {
+        worker: WorkerId,
+        note: String,
+        at: Timestamp,
+    },
+    WorkerLost {
+        worker: WorkerId,
+        last_contact_at: Timestamp,
+        at: Timestamp,
+    },
+    WorkerReturned {
+        worker: WorkerId,
+        at: Timestamp,
+    },
+    WorkerDeregistered {
+        worker: WorkerId,
+        forced: bool,
+        note: String,
+        at: Timestamp,
+    },
+    VariableSet {
+        scope: Scope,
+        key: String,
+        value: Value,
+        note: String,
+        at: Timestamp,
+    },
+    VariableRemoved {
+        scope: Scope,
+        key: String,
+        note: String,
+        at: Timestamp,
+    },
+    RegistrationSecretReset {
+        sealed: Vec<u8>,
+        at: Timestamp,
+    },
     Token(token::Event),
     Certificate(certificate::Event),
 }
@@ -103,6 +224,22 @@ pub enum Rejection {
     Token(#[from] token::Refusal),
     #[error(transparent)]
     Certificate(#[from] certificate::Refusal),
+    #[error("another worker is called `{0}`; choose another name, or rename that one first")]
+    NameTaken(String),
+    #[error(
+        "tag `{tag}` {by_whom}, so it cannot be removed; to keep such runs away add `{opposite}`"
+    )]
+    OwnTag { tag: String, by_whom: &'static str, opposite: String },
+    #[error("tag `{0}` is both wanted and unwanted; say which")]
+    Contradiction(String),
+    #[error("the worker would have {0} tags of operators; at most {most} are allowed", most = labels::MOST)]
+    TooManyTags(usize),
+    #[error("{0} variables are set there, and more are not allowed; remove one first")]
+    TooManyVariables(usize),
+    #[error("the end time passed {} s ago; name one that is still to come", .0.as_secs())]
+    EndIsPast(Duration),
+    #[error("the end time is {days} days away; at most {most} are allowed, or none for no end")]
+    EndIsFar { days: u64, most: u64 },
 }
 
 /// Who a new worker is.
@@ -124,6 +261,8 @@ pub struct Description {
     /// How many runs it takes at once; 0: not said.
     pub slots: u32,
     pub tags: Vec<String>,
+    /// Those of the tags that the agent found by itself.
+    pub detected: Vec<String>,
     /// Empty: not said; like the next two.
     pub os: String,
     pub arch: String,
@@ -138,6 +277,9 @@ pub struct Generation(u64);
 pub struct State {
     /// Registered ones, and those that were deregistered.
     workers: BTreeMap<WorkerId, Worker>,
+    /// When something is to be done about a pause; a function of the workers.
+    due: BTreeSet<(Timestamp, WorkerId)>,
+    environments: BTreeMap<Scope, environment::Variables>,
     secret: Vec<u8>,
     generation: Generation,
     pub tokens: token::Tokens,
@@ -155,9 +297,20 @@ pub struct Worker {
     /// The newest sign of life that the log knows of.
     pub last_contact_at: Timestamp,
     pub lost: bool,
-    /// Why it is suspended; `None`: it is not.
-    pub suspended: Option<String>,
-    pub deregistered: bool,
+    /// `None`: it takes runs.
+    pub pause: Option<Pause>,
+    /// `None`: it is registered.
+    pub deregistered: Option<Deregistered>,
+    /// Beside those that it says of itself.
+    pub operator_tags: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deregistered {
+    /// Why.
+    pub note: String,
+    /// It is not even told to stop.
+    pub forced: bool,
 }
 
 /// The facts that follow from `command`. Empty: it was already so.
@@ -172,17 +325,35 @@ pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> 
         Command::LoseWorker { worker, last_contact_at, at } => {
             Ok(lose_worker(state, worker, last_contact_at, at))
         }
-        Command::SuspendWorker { worker, note, at } => {
-            let known = registered(state, worker)?;
-            Ok(when(known.suspended.is_none(), Event::WorkerSuspended { worker, note, at }))
+        Command::RenameWorker { worker, name, note, at } => {
+            rename_worker(state, worker, name, note, at)
         }
-        Command::ResumeWorker { worker, at } => {
-            let known = registered(state, worker)?;
-            Ok(when(known.suspended.is_some(), Event::WorkerResumed { worker, at }))
+        Command::TagWorker { worker, add, remove, note, at } => {
+            tag_worker(state, worker, add, &remove, note, at)
         }
-        Command::DeregisterWorker { worker, note, at } => {
+        Command::SuspendWorker { worker, until, note, at } => {
+            let pause = Pause { kind: PauseKind::Suspended, note, until, expired: false };
+            pause::pause(state, worker, pause, at)
+        }
+        Command::DrainWorker { worker, deadline, note, at } => {
+            let pause = Pause { kind: PauseKind::Draining, note, until: deadline, expired: false };
+            pause::pause(state, worker, pause, at)
+        }
+        Command::ResumeWorker { worker, note, at } => {
+            let known = registered(state, worker)?;
+            Ok(when(known.pause.is_some(), Event::WorkerResumed { worker, note, at }))
+        }
+        Command::EndPauses { at } => Ok(pause::end_pauses(state, at)),
+        Command::DeregisterWorker { worker, forced, note, at } => {
             let known = state.worker(worker).ok_or(Rejection::UnknownWorker(worker))?;
-            Ok(when(!known.deregistered, Event::WorkerDeregistered { worker, note, at }))
+            let is_registered = known.deregistered.is_none();
+            Ok(when(is_registered, Event::WorkerDeregistered { worker, forced, note, at }))
+        }
+        Command::SetVariable { scope, key, value, note, at } => {
+            environment::set_variable(state, scope, key, value, note, at)
+        }
+        Command::RemoveVariable { scope, key, note, at } => {
+            environment::remove_variable(state, scope, key, note, at)
         }
         Command::CreateRegistrationSecret { sealed, at } => {
             let is_first = state.generation == Generation::default();
@@ -226,6 +397,34 @@ fn attach_worker(
     Ok(events)
 }
 
+fn rename_worker(
+    state: &State,
+    worker: WorkerId,
+    name: String,
+    note: String,
+    at: Timestamp,
+) -> Result<Vec<Event>, Rejection> {
+    let known = registered(state, worker)?;
+    let is_taken = |(id, other): (WorkerId, &Worker)| id != worker && other.name == name;
+    if known.name != name && state.registered().any(is_taken) {
+        return Err(Rejection::NameTaken(name));
+    }
+    Ok(when(known.name != name, Event::WorkerRenamed { worker, name, note, at }))
+}
+
+fn tag_worker(
+    state: &State,
+    worker: WorkerId,
+    add: Vec<String>,
+    remove: &[String],
+    note: String,
+    at: Timestamp,
+) -> Result<Vec<Event>, Rejection> {
+    let labels::Changed { added, removed } = registered(state, worker)?.retag(add, remove)?;
+    let is_new = !added.is_empty() || !removed.is_empty();
+    Ok(when(is_new, Event::WorkerTagsChanged { worker, added, removed, note, at }))
+}
+
 fn lose_worker(
     state: &State,
     worker: WorkerId,
@@ -237,11 +436,39 @@ fn lose_worker(
 }
 
 fn registered(state: &State, worker: WorkerId) -> Result<&Worker, Rejection> {
-    state.worker(worker).filter(|known| !known.deregistered).ok_or(Rejection::UnknownWorker(worker))
+    let known = state.worker(worker).filter(|known| known.deregistered.is_none());
+    known.ok_or(Rejection::UnknownWorker(worker))
 }
 
 fn when(condition: bool, event: Event) -> Vec<Event> {
     if condition { vec![event] } else { vec![] }
+}
+
+impl Event {
+    /// Whom it is about, if it is about one worker.
+    #[must_use]
+    pub const fn worker(&self) -> Option<WorkerId> {
+        match self {
+            Self::WorkerRegistered { registration, .. } => Some(registration.worker),
+            Self::WorkerReported { worker, .. }
+            | Self::WorkerRenamed { worker, .. }
+            | Self::WorkerTagsChanged { worker, .. }
+            | Self::WorkerSuspended { worker, .. }
+            | Self::WorkerDrainStarted { worker, .. }
+            | Self::WorkerDrainExpired { worker, .. }
+            | Self::WorkerResumed { worker, .. }
+            | Self::WorkerLost { worker, .. }
+            | Self::WorkerReturned { worker, .. }
+            | Self::WorkerDeregistered { worker, .. }
+            | Self::VariableSet { scope: Scope::Worker(worker), .. }
+            | Self::VariableRemoved { scope: Scope::Worker(worker), .. } => Some(*worker),
+            Self::VariableSet { scope: Scope::Tag(_), .. }
+            | Self::VariableRemoved { scope: Scope::Tag(_), .. }
+            | Self::RegistrationSecretReset { .. }
+            | Self::Token(_)
+            | Self::Certificate(_) => None,
+        }
+    }
 }
 
 impl Fold for State {
@@ -257,12 +484,27 @@ impl Fold for State {
                 known.description = description.clone();
                 known.last_contact_at = *at;
             }),
-            Event::WorkerSuspended { worker, note, .. } => {
-                self.change(*worker, |known| known.suspended = Some(note.clone()));
+            Event::WorkerRenamed { worker, name, .. } => {
+                self.change(*worker, |known| known.name.clone_from(name));
             }
-            Event::WorkerResumed { worker, .. } => {
-                self.change(*worker, |known| known.suspended = None);
+            Event::WorkerTagsChanged { worker, added, removed, .. } => {
+                self.change(*worker, |known| {
+                    known.operator_tags.retain(|tag| !removed.contains(tag));
+                    known.operator_tags.extend_from_slice(added);
+                });
             }
+            Event::WorkerSuspended { worker, until, note, .. } => {
+                self.pause(*worker, PauseKind::Suspended, *until, note);
+            }
+            Event::WorkerDrainStarted { worker, deadline, note, .. } => {
+                self.pause(*worker, PauseKind::Draining, *deadline, note);
+            }
+            Event::WorkerDrainExpired { worker, .. } => self.change(*worker, |known| {
+                if let Some(pause) = &mut known.pause {
+                    pause.expired = true;
+                }
+            }),
+            Event::WorkerResumed { worker, .. } => self.change(*worker, |known| known.pause = None),
             Event::WorkerLost { worker, last_contact_at, .. } => self.change(*worker, |known| {
                 known.lost = true;
                 known.last_contact_at = *last_contact_at;
@@ -271,10 +513,14 @@ impl Fold for State {
                 known.lost = false;
                 known.last_contact_at = *at;
             }),
-            Event::WorkerDeregistered { worker, .. } => {
-                self.change(*worker, |known| known.deregistered = true);
+            Event::WorkerDeregistered { worker, forced, note, .. } => {
+                let deregistered = Deregistered { note: note.clone(), forced: *forced };
+                self.change(*worker, |known| known.deregistered = Some(deregistered));
+                self.environments.remove(&Scope::Worker(*worker));
                 self.certificates.revision += 1;
             }
+            Event::VariableSet { scope, key, value, at, .. } => self.set(scope, key, value, *at),
+            Event::VariableRemoved { scope, key, .. } => self.unset(scope, key),
             Event::RegistrationSecretReset { sealed, .. } => {
                 self.secret.clone_from(sealed);
                 self.generation.0 += 1;
@@ -299,7 +545,19 @@ impl State {
 
     /// All that are registered, in order of their ids.
     pub fn registered(&self) -> impl Iterator<Item = (WorkerId, &Worker)> {
-        self.workers.iter().filter(|(_, known)| !known.deregistered).map(|(&id, known)| (id, known))
+        let known = self.workers.iter().filter(|(_, known)| known.deregistered.is_none());
+        known.map(|(&id, known)| (id, known))
+    }
+
+    /// When the next pause ends.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.due.first().map(|&(due, _)| due)
+    }
+
+    /// Whose pauses end now.
+    fn due(&self, at: Timestamp) -> impl Iterator<Item = WorkerId> {
+        self.due.iter().take_while(move |&&(due, _)| due <= at).map(|&(_, worker)| worker)
     }
 
     /// The registration secret, sealed, and its generation.
@@ -317,9 +575,19 @@ impl State {
     }
 
     fn change(&mut self, worker: WorkerId, change: impl FnOnce(&mut Worker)) {
-        if let Some(known) = self.workers.get_mut(&worker) {
-            change(known);
+        let Some(known) = self.workers.get_mut(&worker) else { return };
+        let before = known.due();
+        change(known);
+        let after = known.due();
+        if before != after {
+            before.map(|due| self.due.remove(&(due, worker)));
+            self.due.extend(after.map(|due| (due, worker)));
         }
+    }
+
+    fn pause(&mut self, worker: WorkerId, kind: PauseKind, until: Option<Timestamp>, note: &str) {
+        let pause = Pause { kind, note: note.to_owned(), until, expired: false };
+        self.change(worker, |known| known.pause = Some(pause));
     }
 }
 
@@ -334,15 +602,20 @@ impl Worker {
             registered_at: at,
             last_contact_at: at,
             lost: false,
-            suspended: None,
-            deregistered: false,
+            pause: None,
+            deregistered: None,
+            operator_tags: vec![],
         }
+    }
+
+    fn due(&self) -> Option<Timestamp> {
+        self.pause.as_ref().filter(|_| self.deregistered.is_none()).and_then(Pause::due)
     }
 
     /// Neither lost nor deregistered.
     #[must_use]
     pub fn is_present(&self) -> bool {
-        !self.lost && !self.deregistered
+        !self.lost && self.deregistered.is_none()
     }
 }
 
@@ -353,6 +626,7 @@ impl Description {
         Self {
             slots: if self.slots == 0 { known.slots } else { self.slots },
             tags: self.tags,
+            detected: self.detected,
             os: or(self.os, &known.os),
             arch: or(self.arch, &known.arch),
             version: or(self.version, &known.version),
@@ -361,10 +635,14 @@ impl Description {
 
     /// Tags are a set, and their case does not matter.
     fn says_the_same_as(&self, other: &Self) -> bool {
-        let with_sorted_tags = |description: &Self| {
-            let mut tags: Vec<_> = description.tags.iter().map(|tag| tag.to_lowercase()).collect();
+        let sorted = |tags: &[String]| {
+            let mut tags: Vec<_> = tags.iter().map(|tag| tag.to_lowercase()).collect();
             tags.sort_unstable();
-            Self { tags, ..description.clone() }
+            tags
+        };
+        let with_sorted_tags = |description: &Self| {
+            let (tags, detected) = (sorted(&description.tags), sorted(&description.detected));
+            Self { tags, detected, ..description.clone() }
         };
         with_sorted_tags(self) == with_sorted_tags(other)
     }

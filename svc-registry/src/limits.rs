@@ -18,9 +18,12 @@ pub(crate) const NAME: usize = 100;
 pub(crate) const SYSTEM: usize = 100;
 /// Characters of a reason.
 pub(crate) const NOTE: usize = 1_000;
+/// Bytes of the value of a variable.
+pub(crate) const VALUE: usize = 32 << 10;
 const TAGS: usize = 64;
 const TAG: usize = 64;
 const SLOTS: u32 = 10_000;
+const KEY: usize = 128;
 
 /// The text without blanks around it; it may be empty.
 pub(crate) fn text(
@@ -45,6 +48,55 @@ pub(crate) fn text(
     Ok(text.into())
 }
 
+/// What people call a worker: it may be empty, but not be mistaken for a path or for an id.
+pub(crate) fn name(name: &str) -> Result<String, InvalidField> {
+    let wrong = |why: String| Err(InvalidField::new("name", why));
+    let name = text("name", name, NAME)?;
+    if let Some(separator) = name.chars().find(|char| matches!(char, '/' | '\\')) {
+        return wrong(format!("holds the path separator `{separator}`; remove it"));
+    }
+    if name == "." || name == ".." {
+        return wrong(format!("is `{name}`, which is a folder's; choose another"));
+    }
+    if name.parse::<ids::WorkerId>().is_ok() {
+        return wrong("has the form of a worker's id; choose another".to_owned());
+    }
+    Ok(name)
+}
+
+/// The name of an environment variable.
+pub(crate) fn key(key: &str) -> Result<String, InvalidField> {
+    let wrong = |why: String| Err(InvalidField::new("key", why));
+    if key.len() > KEY {
+        return wrong(format!("has {} bytes; at most {KEY} are allowed", key.len()));
+    }
+    let starts_well = key.starts_with(|char: char| char.is_ascii_alphabetic() || char == '_');
+    if !starts_well || !key.chars().all(|char| char.is_ascii_alphanumeric() || char == '_') {
+        let key = key.escape_debug();
+        return wrong(format!(
+            "is `{key}`; a variable's name has letters, digits and `_`, and begins with no digit"
+        ));
+    }
+    if RESERVED.iter().any(|reserved| key.starts_with(reserved)) {
+        return wrong(format!("is `{key}`; names that begin so are the agent's own"));
+    }
+    Ok(key.to_owned())
+}
+
+/// What the agent tells its pipelines.
+const RESERVED: [&str; 2] = ["GAIA_PLUGIN", "PLUGIN_"];
+
+pub(crate) fn value(value: &str) -> Result<(), InvalidField> {
+    let wrong = |why: String| Err(InvalidField::new("value", why));
+    if value.len() > VALUE {
+        return wrong(format!("has {} bytes; at most {VALUE} are allowed", value.len()));
+    }
+    if value.contains('\0') {
+        return wrong("holds a NUL, which no environment can; remove it".to_owned());
+    }
+    Ok(())
+}
+
 /// The tags without blanks around them, each once. Case does not tell tags apart, but is kept.
 pub(crate) fn tags(tags: &[String]) -> Result<Vec<String>, InvalidField> {
     let mut known: Vec<String> = Vec::new();
@@ -55,15 +107,22 @@ pub(crate) fn tags(tags: &[String]) -> Result<Vec<String>, InvalidField> {
         ));
     }
     for tag in tags {
-        let tag = text("tags", tag, TAG)?;
-        if tag.is_empty() {
-            return Err(InvalidField::new("tags", "holds an empty tag; remove it".into()));
-        }
+        let tag = self::tag(tag)?;
         if !known.iter().any(|known| known.to_lowercase() == tag.to_lowercase()) {
             known.push(tag);
         }
     }
     Ok(known)
+}
+
+/// One tag; a negative one begins with `-`.
+pub(crate) fn tag(tag: &str) -> Result<String, InvalidField> {
+    let tag = text("tags", tag, TAG)?;
+    let denied = tag.strip_prefix(['-', '!']);
+    if denied.unwrap_or(&tag).trim().is_empty() {
+        return Err(InvalidField::new("tags", "holds an empty tag; remove it".into()));
+    }
+    Ok(denied.map_or_else(|| tag.clone(), |denied| format!("-{}", denied.trim())))
 }
 
 pub(crate) fn slots(slots: i32) -> Result<u32, InvalidField> {
@@ -159,5 +218,33 @@ mod tests {
             "`slots` is -1; it should be between 0 and 10000"
         );
         assert!(slots(10_001).is_err());
+        assert!(tags(&["x".repeat(1 << 20)]).unwrap_err().to_string().len() < 200);
+        assert!(tags(&vec!["go".to_string(); 10_000]).is_err());
+    }
+
+    #[test]
+    fn a_negative_tag_denies_something() {
+        assert_eq!(tags(&owned(&["! go", "-Go"])), Ok(owned(&["-go"])));
+        assert!(tags(&owned(&["- "])).is_err());
+    }
+
+    #[test]
+    fn a_name_is_neither_a_path_nor_an_id() {
+        assert_eq!(name(" build er "), Ok("build er".into()));
+        for bad in ["a/b", "a\\b", "..", ".", "a\tb", "0193e9a0-0000-7000-8000-000000000000"] {
+            assert!(name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_variable_has_a_name_that_every_shell_takes() {
+        assert_eq!(key("_HTTP_PROXY2"), Ok("_HTTP_PROXY2".into()));
+        for bad in ["", "1A", "A=B", "A B", "Ä", "A\0", "GAIA_PLUGIN_KEY", "PLUGIN_MIN_PORT"] {
+            assert!(key(bad).unwrap_err().to_string().starts_with("`key`"), "{bad}");
+        }
+        assert!(key(&"A".repeat(129)).is_err());
+        assert!(value(&"x".repeat(VALUE)).is_ok());
+        assert!(value(&"x".repeat(VALUE + 1)).is_err());
+        assert!(value("a\0b").is_err());
     }
 }

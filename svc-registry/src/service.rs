@@ -2,9 +2,10 @@
 
 use axum::Router;
 use eventlog::{Clock, Log, Origin, Rules, Stopped, owner::OwnerError};
+use futures::future;
 use identity::{Authority, MasterKey};
 use proto::registry::v1::registry_server::RegistryServer;
-use tokio::task::JoinHandle;
+use tokio::{sync::oneshot, task::JoinHandle};
 use tonic::service::Routes;
 
 use crate::{
@@ -12,20 +13,21 @@ use crate::{
     codec,
     config::Config,
     domain::{self, Command, Event, Rejection, State},
+    effects::end_pauses,
     presence,
 };
 
 pub(crate) type Owner = eventlog::Owner<State, Command, Event, Rejection>;
 
 /// Largest request, in bytes.
-const MAX_REQUEST: usize = 64 << 10;
+const MAX_REQUEST: usize = 128 << 10;
 
 /// What the service needs.
 #[derive(Clone, Debug)]
 pub struct Deps {
     pub log: Log,
     pub clock: Clock,
-    /// Seals the registration secret.
+    /// Seals the registration secret, and variables that are secret.
     pub master_key: MasterKey,
     /// Signs the certificates of workers.
     pub authority: Authority,
@@ -67,29 +69,39 @@ pub async fn start(deps: Deps, config: Config) -> Result<Service, StartError> {
         decode: codec::decode,
     };
     let (owner, owner_task) = Owner::start(deps.log, rules).await?;
-    let secrets = Secrets::new(deps.master_key);
+    let secrets = Secrets::new(deps.master_key.clone());
     let (_, sealed) = secrets.make();
     let first = Command::CreateRegistrationSecret { sealed, at: deps.clock.now() };
     owner.ask(first, Origin::service("svc-registry")).await?.expect("is never refused");
     let (presence, presence_task) =
         presence::Task::new(owner.clone(), deps.clock.clone(), config.grace()).await?;
-    let task = tokio::spawn(run(owner_task, tokio::spawn(presence_task.run())));
-    let api =
-        Api { owner, presence, secrets, clock: deps.clock, authority: deps.authority, config };
+    let (used, unused) = oneshot::channel();
+    let pauses = end_pauses(owner.clone(), presence.clone(), deps.clock.clone(), unused);
+    let tasks = [tokio::spawn(presence_task.run()), tokio::spawn(pauses)];
+    let task = tokio::spawn(run(owner_task, tasks));
+    let api = Api {
+        owner,
+        presence,
+        secrets,
+        master_key: deps.master_key,
+        clock: deps.clock,
+        authority: deps.authority,
+        config,
+        _used: used,
+    };
     let server = RegistryServer::new(api).max_decoding_message_size(MAX_REQUEST);
     let router = authz::guard(Routes::new(server).into_axum_router());
     Ok(Service { router, task })
 }
 
+/// The other tasks end quietly once the owner has stopped, so that its reason is what is told.
 async fn run(
-    mut owner: JoinHandle<Result<(), OwnerError>>,
-    presence: JoinHandle<()>,
+    owner: JoinHandle<Result<(), OwnerError>>,
+    others: [JoinHandle<()>; 2],
 ) -> Result<(), RunError> {
-    tokio::select! {
-        ended = &mut owner => return Ok(ended??),
-        ended = presence => ended?,
-    }
-    Ok(owner.await??)
+    let owner = async { owner.await?.map_err(RunError::from) };
+    let others = async { future::try_join_all(others).await.map_err(RunError::from) };
+    future::try_join(owner, others).await.map(drop)
 }
 
 #[cfg(test)]

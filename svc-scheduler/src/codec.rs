@@ -268,8 +268,24 @@ fn decode_worker(event_type: &str, data: &[u8]) -> Result<Option<WorkerFact>, Un
             let tags = known.map(|(key, value)| format!("{key}={value}")).chain(stored.tags);
             (stored.worker_id, WorkerChange::Reported { slots, tags: tags.collect() })
         }
+        "WorkerRenamed" => {
+            let registry::WorkerRenamed { worker_id, name, .. } =
+                registry::WorkerRenamed::decode(data)?;
+            (worker_id, WorkerChange::Renamed { name })
+        }
+        "WorkerTagsChanged" => {
+            let registry::WorkerTagsChanged { worker_id, added, removed, .. } =
+                registry::WorkerTagsChanged::decode(data)?;
+            (worker_id, WorkerChange::TagsChanged { added, removed })
+        }
         "WorkerSuspended" => {
             (registry::WorkerSuspended::decode(data)?.worker_id, WorkerChange::Suspended)
+        }
+        "WorkerDrainStarted" => {
+            (registry::WorkerDrainStarted::decode(data)?.worker_id, WorkerChange::DrainStarted)
+        }
+        "WorkerDrainExpired" => {
+            (registry::WorkerDrainExpired::decode(data)?.worker_id, WorkerChange::DrainExpired)
         }
         "WorkerResumed" => {
             (registry::WorkerResumed::decode(data)?.worker_id, WorkerChange::Resumed)

@@ -108,7 +108,7 @@ pub enum Command {
         max_attempts: u32,
         at: Timestamp,
     },
-    /// Takes all runs away from a worker that is lost or deregistered.
+    /// Takes all runs away from a worker that is lost, deregistered, or overdue with its drain.
     ReleaseWorker {
         worker: WorkerId,
         max_attempts: u32,
@@ -395,8 +395,12 @@ fn reconcile_worker(
 
 fn release_worker(state: &State, id: WorkerId, max_attempts: u32, at: Timestamp) -> Vec<Event> {
     let Some(worker) = state.worker(id).filter(|worker| worker.is_gone()) else { return vec![] };
-    let how = if worker.deregistered { "deregistered" } else { "lost" };
-    let reason = format!("worker {} was {how}", worker.name);
+    let how = match worker {
+        Worker { deregistered: true, .. } => "was deregistered",
+        Worker { lost: true, .. } => "was lost",
+        _ => "was drained, and the deadline came",
+    };
+    let reason = format!("worker {} {how}", worker.name);
     let held = state.held_by(id);
     held.filter_map(|run| end_attempt(state, run, &reason, max_attempts, at)).collect()
 }

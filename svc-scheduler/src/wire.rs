@@ -363,6 +363,7 @@ pub(crate) fn placement(placement: Placement) -> pb::Placement {
         matching: placement.matching as u32,
         matching_full: placement.full as u32,
         matching_suspended: placement.suspended as u32,
+        matching_draining: placement.draining as u32,
         matching_not_connected: placement.not_connected as u32,
         missing: placement.missing.into_iter().map(missing).collect(),
         queue_position: placement.queue_position as u32,

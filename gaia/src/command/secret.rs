@@ -58,7 +58,7 @@ pub async fn put(client: &Client, key: &str, value: &str) -> Result<()> {
 }
 
 /// One line end at the very end belongs to the shell, not to the secret.
-fn value(from_env: Option<&str>) -> Result<String> {
+pub(super) fn value(from_env: Option<&str>) -> Result<String> {
     if let Some(variable) = from_env {
         return std::env::var(variable)
             .with_context(|| format!("read the environment variable {variable}"));

@@ -180,6 +180,7 @@ pub(super) fn placement(placement: Placement) -> Value {
         "matching": placement.matching,
         "matching_full": placement.matching_full,
         "matching_suspended": placement.matching_suspended,
+        "matching_draining": placement.matching_draining,
         "matching_not_connected": placement.matching_not_connected,
         "missing": missing
             .map(|missing| json!({ "tag": missing.tag, "workers": missing.workers }))

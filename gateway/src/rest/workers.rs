@@ -1,4 +1,4 @@
-//! Workers: joining, seeing them, suspending and removing them.
+//! Workers: joining, and seeing them.
 
 use std::collections::HashMap;
 
@@ -6,24 +6,23 @@ use axum::{
     Form, Json,
     body::Body,
     extract::{FromRequest, Request, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
-use ids::WorkerId;
 use proto::{
     common::v1::Caller,
     registry::v1::{
-        ChangeWorkerRequest, GetRegistrationSecretRequest, ListWorkersRequest,
+        GetRegistrationSecretRequest, Label, LabelSource, ListWorkersRequest,
         RegisterWorkerRequest, ResetRegistrationSecretRequest, Worker, WorkerState,
     },
     scheduler::v1::{ListLoadsRequest, ListLoadsResponse, Load},
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
-use super::{Anyone, Params, Payload, User, time::rfc3339};
+use super::{Anyone, Payload, User, time::rfc3339};
 use crate::{error::ApiError, gate::Gate, limits};
 
 /// What Gaia's agents read of the answer to a registration. Base64 of PEM.
@@ -149,6 +148,10 @@ pub(crate) struct WorkerJson {
     lastcontact: String,
     finishedruns: u64,
     tags: Vec<String>,
+    /// The same, with who gave each.
+    labels: Vec<LabelJson>,
+    /// Our word for its state: Gaia has three only.
+    state: &'static str,
     connected: bool,
     primary: bool,
     /// Ids of the runs that it has now.
@@ -156,16 +159,41 @@ pub(crate) struct WorkerJson {
     os: String,
     arch: String,
     version: String,
+    /// Why it is suspended or draining, and until when; 0: until somebody resumes it.
     note: String,
+    until: u64,
+    drain_expired: bool,
     registered_at: u64,
     last_contact_at: u64,
     certificate_expires_at: u64,
 }
 
+#[derive(Debug, Serialize)]
+struct LabelJson {
+    tag: String,
+    source: &'static str,
+}
+
+impl From<Label> for LabelJson {
+    fn from(label: Label) -> Self {
+        let source = match label.source() {
+            LabelSource::Detected => "detected",
+            LabelSource::Configured => "configured",
+            LabelSource::Operator => "operator",
+            LabelSource::Unspecified => "",
+        };
+        Self { tag: label.tag, source }
+    }
+}
+
 impl WorkerJson {
-    fn new(worker: Worker, load: Option<&Load>) -> Self {
+    pub(super) fn new(worker: Worker, load: Option<&Load>) -> Self {
         Self {
             status: status(worker.state()),
+            state: state(worker.state()),
+            labels: worker.labels.into_iter().map(LabelJson::from).collect(),
+            until: worker.until,
+            drain_expired: worker.drain_expired,
             uniqueid: worker.worker_id,
             name: worker.name,
             slots: worker.slots,
@@ -191,8 +219,19 @@ impl WorkerJson {
 fn status(state: WorkerState) -> &'static str {
     match state {
         WorkerState::Active => "active",
-        WorkerState::Suspended => "suspended",
+        WorkerState::Suspended | WorkerState::Draining => "suspended",
         _ => "inactive",
+    }
+}
+
+pub(super) fn state(state: WorkerState) -> &'static str {
+    match state {
+        WorkerState::Active => "active",
+        WorkerState::Suspended => "suspended",
+        WorkerState::Draining => "draining",
+        WorkerState::Lost => "lost",
+        WorkerState::Deregistered => "deregistered",
+        WorkerState::Unspecified => "unknown",
     }
 }
 
@@ -226,52 +265,4 @@ pub(crate) async fn overview(State(gate): State<Gate>) -> Result<Json<Value>, Ap
         "queuesize": loads.queued,
         "runningruns": loads.loads.iter().map(|load| load.run_ids.len()).sum::<usize>(),
     })))
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct Change {
-    #[serde(default)]
-    note: String,
-}
-
-fn change(user: User, params: &Params, payload: &Payload) -> Result<ChangeWorkerRequest, ApiError> {
-    let worker: WorkerId = params.get("workerid")?;
-    let Change { note } = payload.json_or_default()?;
-    limits::text("note", &note, limits::NOTE)?;
-    Ok(ChangeWorkerRequest { worker_id: worker.to_string(), note, caller: Some(user.caller) })
-}
-
-pub(crate) async fn deregister(
-    State(gate): State<Gate>,
-    user: User,
-    params: Params,
-    payload: Payload,
-) -> Result<&'static str, ApiError> {
-    let request = change(user, &params, &payload)?;
-    gate.registry().deregister_worker(request).await.map_err(|refusal| match refusal.code() {
-        // Gaia's status and text.
-        Code::NotFound => ApiError::from(refusal).under(StatusCode::BAD_REQUEST),
-        _ => refusal.into(),
-    })?;
-    Ok("worker has been successfully deregistered")
-}
-
-pub(crate) async fn suspend(
-    State(gate): State<Gate>,
-    user: User,
-    params: Params,
-    payload: Payload,
-) -> Result<Json<WorkerJson>, ApiError> {
-    let worker = gate.registry().suspend_worker(change(user, &params, &payload)?).await?;
-    Ok(Json(WorkerJson::new(worker.into_inner(), None)))
-}
-
-pub(crate) async fn resume(
-    State(gate): State<Gate>,
-    user: User,
-    params: Params,
-    payload: Payload,
-) -> Result<Json<WorkerJson>, ApiError> {
-    let worker = gate.registry().resume_worker(change(user, &params, &payload)?).await?;
-    Ok(Json(WorkerJson::new(worker.into_inner(), None)))
 }

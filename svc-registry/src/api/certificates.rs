@@ -202,7 +202,7 @@ fn distrusted(state: &State, now: Timestamp) -> (Vec<String>, HashSet<WorkerId>)
             revoked.push(serial.to_owned());
         }
         if let Subject::Worker(worker) = known.subject
-            && state.worker(worker).is_some_and(|worker| worker.deregistered)
+            && state.worker(worker).is_some_and(|worker| worker.deregistered.is_some())
         {
             dismissed.insert(worker);
         }

@@ -24,7 +24,7 @@ impl Api {
         request: wire::CreateJoinTokenRequest,
     ) -> Result<wire::CreateJoinTokenResponse, Status> {
         let uses = limits::uses(request.uses)?;
-        let name = limits::text("name", &request.name, limits::NAME)?;
+        let name = limits::name(&request.name)?;
         if uses > 1 && !name.is_empty() {
             let why = "is for one worker, and the token for more; leave out one of them";
             return Err(InvalidField::new("name", why.into()).into());
@@ -87,7 +87,7 @@ impl Api {
         let token: JoinToken = request.token.parse().map_err(|error| wrong("token", error))?;
         let key = identity::Request::parse(&request.request);
         let key = key.map_err(|error| wrong("request", error))?;
-        let name = limits::text("name", &request.name, limits::NAME)?;
+        let name = limits::name(&request.name)?;
         let tags = limits::tags(&request.tags)?;
         let address = request.caller.as_ref().and_then(|caller| caller.address.parse().ok());
         let shown = Shown {

@@ -32,6 +32,7 @@ pub(super) fn encode_token(event: &Token) -> Encoded {
     match event {
         Token::TokenCreated { token, terms, at } => encoded(
             "TokenCreated",
+            1,
             &stored::TokenCreated {
                 token_id: token.to_string(),
                 secret_hash: bytes(terms.secret_hash),
@@ -46,6 +47,7 @@ pub(super) fn encode_token(event: &Token) -> Encoded {
         ),
         Token::TokenRedeemed { token, worker, key, at } => encoded(
             "TokenRedeemed",
+            1,
             &stored::TokenRedeemed {
                 token_id: token.to_string(),
                 worker_id: worker.to_string(),
@@ -55,6 +57,7 @@ pub(super) fn encode_token(event: &Token) -> Encoded {
         ),
         Token::TokenRevoked { token, note, at } => encoded(
             "TokenRevoked",
+            1,
             &stored::TokenRevoked { token_id: token.to_string(), note: note.clone(), at: at.0 },
         ),
     }
@@ -64,6 +67,7 @@ pub(super) fn encode_certificate(event: &Certificate) -> Encoded {
     match event {
         Certificate::CertificateIssued { certificate, at } => encoded(
             "CertificateIssued",
+            1,
             &stored::CertificateIssued {
                 serial: certificate.serial.clone(),
                 subject: Some(subject(&certificate.subject)),
@@ -73,10 +77,12 @@ pub(super) fn encode_certificate(event: &Certificate) -> Encoded {
         ),
         Certificate::CertificateRevoked { serial, note, at } => encoded(
             "CertificateRevoked",
+            1,
             &stored::CertificateRevoked { serial: serial.clone(), note: note.clone(), at: at.0 },
         ),
         Certificate::CaRolledOver { fingerprint, overlap_until, note, at } => encoded(
             "CaRolledOver",
+            1,
             &stored::CaRolledOver {
                 fingerprint: bytes(*fingerprint),
                 overlap_until: overlap_until.0,

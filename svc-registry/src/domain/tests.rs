@@ -42,11 +42,67 @@ fn lost(n: u128) -> Event {
 }
 
 fn deregistered(n: u128) -> Event {
-    Event::WorkerDeregistered { worker: worker(n), note: String::new(), at: AT }
+    Event::WorkerDeregistered { worker: worker(n), forced: false, note: String::new(), at: AT }
 }
 
 fn suspended(n: u128) -> Event {
-    Event::WorkerSuspended { worker: worker(n), note: "why".into(), at: AT }
+    suspended_until(n, None)
+}
+
+fn suspended_until(n: u128, until: Option<Timestamp>) -> Event {
+    Event::WorkerSuspended { worker: worker(n), until, note: "why".into(), at: AT }
+}
+
+fn suspend_until(n: u128, until: Option<Timestamp>) -> Command {
+    Command::SuspendWorker { worker: worker(n), until, note: "why".into(), at: AT }
+}
+
+fn drain_until(n: u128, deadline: Option<Timestamp>) -> Command {
+    Command::DrainWorker { worker: worker(n), deadline, note: "why".into(), at: AT }
+}
+
+fn drained_until(n: u128, deadline: Option<Timestamp>) -> Event {
+    Event::WorkerDrainStarted { worker: worker(n), deadline, note: "why".into(), at: AT }
+}
+
+fn texts(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(ToString::to_string).collect()
+}
+
+fn tag(n: u128, add: &[&str], remove: &[&str]) -> Command {
+    let (worker, add, remove) = (worker(n), texts(add), texts(remove));
+    Command::TagWorker { worker, add, remove, note: String::new(), at: AT }
+}
+
+fn tagged(n: u128, added: &[&str], removed: &[&str]) -> Event {
+    let (worker, added, removed) = (worker(n), texts(added), texts(removed));
+    Event::WorkerTagsChanged { worker, added, removed, note: String::new(), at: AT }
+}
+
+fn of_worker(n: u128) -> Scope {
+    Scope::Worker(worker(n))
+}
+
+fn of_tag(tag: &str) -> Scope {
+    Scope::Tag(tag.into())
+}
+
+fn set(scope: Scope, key: &str, value: &str) -> Command {
+    let value = Value::Plain(value.into());
+    Command::SetVariable { scope, key: key.into(), value, note: String::new(), at: AT }
+}
+
+fn variable(scope: Scope, key: &str, value: &str) -> Event {
+    let value = Value::Plain(value.into());
+    Event::VariableSet { scope, key: key.into(), value, note: String::new(), at: AT }
+}
+
+fn resume(n: u128) -> Command {
+    Command::ResumeWorker { worker: worker(n), note: String::new(), at: AT }
+}
+
+fn resumed(n: u128) -> Event {
+    Event::WorkerResumed { worker: worker(n), note: String::new(), at: AT }
 }
 
 fn attach(n: u128, description: Description) -> Command {
@@ -131,18 +187,179 @@ fn a_worker_is_lost_once() {
 fn a_suspended_worker_may_come_and_go_and_is_still_suspended() {
     let returned = Event::WorkerReturned { worker: worker(1), at: AT };
     let state = State::replay(&[registered(1), suspended(1), lost(1), returned]);
-    assert_eq!(state.worker(worker(1)).unwrap().suspended.as_deref(), Some("why"));
+    let pause = state.worker(worker(1)).unwrap().pause.as_ref().unwrap();
+    assert_eq!((pause.kind, pause.note.as_str()), (PauseKind::Suspended, "why"));
 }
 
 #[test]
 fn suspending_and_resuming_twice_is_once() {
-    let suspend = Command::SuspendWorker { worker: worker(1), note: "why".into(), at: AT };
-    let resume = Command::ResumeWorker { worker: worker(1), at: AT };
-    let resumed = Event::WorkerResumed { worker: worker(1), at: AT };
-    check(&[registered(1)], suspend.clone(), Ok(vec![suspended(1)]));
-    check(&[registered(1), suspended(1)], suspend, Ok(vec![]));
-    check(&[registered(1), suspended(1)], resume.clone(), Ok(vec![resumed]));
-    check(&[registered(1)], resume, Ok(vec![]));
+    check(&[registered(1)], suspend_until(1, None), Ok(vec![suspended(1)]));
+    check(&[registered(1), suspended(1)], suspend_until(1, None), Ok(vec![]));
+    check(&[registered(1), suspended(1)], resume(1), Ok(vec![resumed(1)]));
+    check(&[registered(1)], resume(1), Ok(vec![]));
+    check(&[registered(1), drained_until(1, None)], resume(1), Ok(vec![resumed(1)]));
+}
+
+#[test]
+fn the_last_wish_about_a_pause_counts() {
+    let (end, later) = (Some(Timestamp(5_000)), Some(Timestamp(6_000)));
+    let given = [registered(1), suspended_until(1, end)];
+    check(&given, suspend_until(1, later), Ok(vec![suspended_until(1, later)]));
+    check(&given, drain_until(1, end), Ok(vec![drained_until(1, end)]));
+    let state = State::replay(&[registered(1), suspended_until(1, end), drained_until(1, later)]);
+    assert_eq!(state.next_due(), later);
+    let state = State::replay(&[registered(1), suspended_until(1, end), resumed(1)]);
+    assert_eq!(state.next_due(), None);
+    let state = State::replay(&[registered(1), suspended_until(1, end), deregistered(1)]);
+    assert_eq!(state.next_due(), None);
+}
+
+#[test]
+fn an_end_is_neither_past_nor_absurd() {
+    for past in [AT, Timestamp(1)] {
+        let (suspend, drain) = (suspend_until(1, Some(past)), drain_until(1, Some(past)));
+        check(&[registered(1)], suspend, Err(Rejection::EndIsPast(AT.since(past))));
+        check(&[registered(1)], drain, Err(Rejection::EndIsPast(AT.since(past))));
+    }
+    let far = Err(Rejection::EndIsFar { days: 213_503_982_334, most: 366 });
+    check(&[registered(1)], drain_until(1, Some(Timestamp(u64::MAX))), far);
+}
+
+#[test]
+fn a_pause_ends_when_its_time_comes_and_not_before() {
+    let end = Timestamp(5_000);
+    let given = [
+        registered(1),
+        registered(2),
+        registered(3),
+        suspended_until(1, Some(end)),
+        drained_until(2, Some(end)),
+        suspended(3),
+    ];
+    check(&given, Command::EndPauses { at: Timestamp(4_999) }, Ok(vec![]));
+    let note = "the suspension had an end time, and it came".to_owned();
+    let ended = [
+        Event::WorkerResumed { worker: worker(1), note, at: end },
+        Event::WorkerDrainExpired { worker: worker(2), at: end },
+    ];
+    check(&given, Command::EndPauses { at: end }, Ok(ended.to_vec()));
+    let given = [&given[..], &ended].concat();
+    check(&given, Command::EndPauses { at: Timestamp(9_000) }, Ok(vec![]));
+    let state = State::replay(&given);
+    let pause = state.worker(worker(2)).unwrap().pause.as_ref().unwrap();
+    assert!(pause.expired && pause.kind == PauseKind::Draining);
+}
+
+#[test]
+fn a_name_is_given_to_one_worker() {
+    let rename = |n: u128, name: &str| Command::RenameWorker {
+        worker: worker(n),
+        name: name.into(),
+        note: String::new(),
+        at: AT,
+    };
+    let renamed = |n: u128, name: &str| Event::WorkerRenamed {
+        worker: worker(n),
+        name: name.into(),
+        note: String::new(),
+        at: AT,
+    };
+    let given = [registered(1), registered(2), deregistered(2), registered(3)];
+    check(&given, rename(1, "w3"), Err(Rejection::NameTaken("w3".into())));
+    check(&given, rename(1, "w2"), Ok(vec![renamed(1, "w2")]));
+    check(&given, rename(1, "w1"), Ok(vec![]));
+}
+
+#[test]
+fn a_tag_takes_the_place_of_its_opposite() {
+    check(
+        &[registered(1)],
+        tag(1, &["gpu", "-go"], &[]),
+        Ok(vec![tagged(1, &["gpu", "-go"], &[])]),
+    );
+    let given = [registered(1), tagged(1, &["GPU", "-go"], &[])];
+    check(&given, tag(1, &["gpu"], &[]), Ok(vec![]));
+    check(&given, tag(1, &["-gpu"], &[]), Ok(vec![tagged(1, &["-gpu"], &["GPU"])]));
+    check(&given, tag(1, &["go"], &["gpu"]), Ok(vec![tagged(1, &["go"], &["GPU", "-go"])]));
+    check(&given, tag(1, &[], &["tpu"]), Ok(vec![]));
+    check(&given, tag(1, &["a", "-A"], &[]), Err(Rejection::Contradiction("a".into())));
+    check(&given, tag(1, &["a"], &["A"]), Err(Rejection::Contradiction("a".into())));
+    let many: Vec<_> = (0..63).map(|n| format!("t{n}")).collect();
+    let many: Vec<_> = many.iter().map(String::as_str).collect();
+    check(&given, tag(1, &many, &[]), Err(Rejection::TooManyTags(65)));
+    assert!(decide(&State::replay(&given), tag(1, &many, &["gpu"])).is_ok());
+}
+
+#[test]
+fn what_a_worker_says_of_itself_can_be_denied_but_not_removed() {
+    let description = Description { detected: texts(&["Go"]), ..described(1, &["go", "fast"]) };
+    let reported = Event::WorkerReported { worker: worker(1), description, at: AT };
+    let given = [registered(1), reported];
+    let refused = |tag: &str, by_whom, opposite: &str| {
+        Err(Rejection::OwnTag { tag: tag.into(), by_whom, opposite: opposite.into() })
+    };
+    let (detected, configured) =
+        ("was detected by the worker itself", "is in the settings of the worker's agent");
+    check(&given, tag(1, &[], &["GO"]), refused("go", detected, "-go"));
+    check(&given, tag(1, &[], &["fast"]), refused("fast", configured, "-fast"));
+    let state = State::replay(&[&given[..], &[tagged(1, &["-GO", "Fast"], &[])]].concat());
+    let known = state.worker(worker(1)).unwrap();
+    assert!(!known.offers("go") && known.offers("FAST") && !known.offers("gpu"));
+    let labels = [("go", Source::Detected), ("-GO", Source::Operator), ("Fast", Source::Operator)];
+    assert_eq!(known.labels(), labels);
+}
+
+#[test]
+fn the_nearest_variable_wins() {
+    let given = [
+        registered(1),
+        registered(2),
+        variable(of_tag("go"), "A", "of go"),
+        variable(of_tag("cpp"), "A", "of cpp"),
+        variable(of_tag("go"), "B", "of go"),
+        variable(of_tag("java"), "C", "of java"),
+        variable(of_worker(1), "B", "of w1"),
+        tagged(1, &["cpp"], &[]),
+        tagged(2, &["-go"], &[]),
+    ];
+    let state = State::replay(&given);
+    let environment = |n: u128| {
+        let found = state.environment(worker(n)).into_iter();
+        let plain = found.map(|(key, (_, variable))| match &variable.value {
+            Value::Plain(text) => format!("{key}={text}"),
+            Value::Sealed(_) => panic!("it is not secret"),
+        });
+        plain.collect::<Vec<_>>()
+    };
+    assert_eq!(environment(1), ["A=of cpp", "B=of w1"]);
+    assert_eq!(environment(2), [""; 0]);
+}
+
+#[test]
+fn variables_are_set_once_and_go_with_their_worker() {
+    let scope = || of_worker(1);
+    check(&[registered(1)], set(scope(), "A", "x"), Ok(vec![variable(scope(), "A", "x")]));
+    let given = [registered(1), variable(scope(), "A", "x")];
+    check(&given, set(scope(), "A", "x"), Ok(vec![]));
+    check(&given, set(of_worker(2), "A", "x"), Err(Rejection::UnknownWorker(worker(2))));
+    let remove = |key: &str| Command::RemoveVariable {
+        scope: scope(),
+        key: key.into(),
+        note: String::new(),
+        at: AT,
+    };
+    let removed =
+        Event::VariableRemoved { scope: scope(), key: "A".into(), note: String::new(), at: AT };
+    check(&given, remove("A"), Ok(vec![removed.clone()]));
+    check(&given, remove("B"), Ok(vec![]));
+    for end in [removed, deregistered(1)] {
+        let state = State::replay(&[&given[..], &[end]].concat());
+        assert_eq!(state.variables().count(), 0);
+    }
+    let many = (0..64).map(|n| variable(of_tag("go"), &format!("V{n}"), ""));
+    let given: Vec<_> = many.collect();
+    check(&given, set(of_tag("go"), "A", ""), Err(Rejection::TooManyVariables(64)));
+    assert!(decide(&State::replay(&given), set(of_tag("go"), "V1", "y")).is_ok());
 }
 
 #[test]
@@ -150,15 +367,18 @@ fn a_deregistered_worker_is_as_good_as_unknown() {
     let unknown = || Err(Rejection::UnknownWorker(worker(1)));
     for given in [vec![], vec![registered(1), deregistered(1)]] {
         check(&given, attach(1, described(1, &[])), unknown());
-        check(&given, Command::ResumeWorker { worker: worker(1), at: AT }, unknown());
-        let suspend = Command::SuspendWorker { worker: worker(1), note: String::new(), at: AT };
-        check(&given, suspend, unknown());
+        check(&given, resume(1), unknown());
+        check(&given, suspend_until(1, None), unknown());
+        check(&given, drain_until(1, None), unknown());
+        check(&given, tag(1, &["a"], &[]), unknown());
+        check(&given, set(of_worker(1), "A", "x"), unknown());
     }
 }
 
 #[test]
 fn deregistering_is_harmless_when_repeated_but_not_for_strangers() {
-    let deregister = Command::DeregisterWorker { worker: worker(1), note: String::new(), at: AT };
+    let deregister =
+        Command::DeregisterWorker { worker: worker(1), forced: false, note: String::new(), at: AT };
     check(&[registered(1), lost(1)], deregister.clone(), Ok(vec![deregistered(1)]));
     check(&[registered(1), deregistered(1)], deregister.clone(), Ok(vec![]));
     check(&[], deregister, Err(Rejection::UnknownWorker(worker(1))));
@@ -177,9 +397,11 @@ proptest! {
                 state.evolve(&event);
                 log.push(event);
             }
-            for (id, worker) in before.workers.iter().filter(|(_, worker)| worker.deregistered) {
-                prop_assert_eq!(&state.workers[id], worker);
+            for (id, worker) in &before.workers {
+                prop_assert!(worker.deregistered.is_none() || state.workers[id] == *worker);
             }
+            let due = state.workers.iter().filter_map(|(&id, worker)| Some((worker.due()?, id)));
+            prop_assert_eq!(&due.collect::<BTreeSet<_>>(), &state.due);
             if !matches!(command, Command::ResetRegistrationSecret { .. }) {
                 prop_assert_eq!(decide(&state, command).unwrap_or_default(), vec![]);
             }
@@ -206,7 +428,6 @@ fn assert_presence_alternates(log: &[Event]) {
 fn any_command() -> impl Strategy<Value = Command> {
     let n = || 0..4_u128;
     let at = || (0..100_u64).prop_map(Timestamp);
-    let note = || prop_oneof![Just(String::new()), Just("why".to_string())];
     let tags = prop::collection::vec(prop_oneof![Just("go"), Just("GO"), Just("gpu")], 0..3);
     prop_oneof![
         (n(), 0..3_u64, at()).prop_map(|(n, secret, at)| Command::RegisterWorker {
@@ -224,18 +445,53 @@ fn any_command() -> impl Strategy<Value = Command> {
             last_contact_at: at,
             at,
         }),
-        (n(), note(), at()).prop_map(|(n, note, at)| Command::SuspendWorker {
-            worker: worker(n),
-            note,
-            at
-        }),
-        (n(), at()).prop_map(|(n, at)| Command::ResumeWorker { worker: worker(n), at }),
-        (n(), note(), at()).prop_map(|(n, note, at)| Command::DeregisterWorker {
-            worker: worker(n),
-            note,
-            at
-        }),
+        any_action(),
         at().prop_map(|at| Command::CreateRegistrationSecret { sealed: vec![1], at }),
         at().prop_map(|at| Command::ResetRegistrationSecret { sealed: vec![2], at }),
+    ]
+}
+
+fn any_action() -> impl Strategy<Value = Command> {
+    let n = || (0..4_u128).prop_map(worker);
+    let at = || (0..100_u64).prop_map(Timestamp);
+    let end = || prop::option::of((0..120_u64).prop_map(Timestamp));
+    let note = || prop_oneof![Just(String::new()), Just("why".to_string())];
+    let tag = || prop_oneof![Just("go"), Just("-GO"), Just("gpu"), Just("-gpu")];
+    let tags = || prop::collection::vec(tag().prop_map(str::to_owned), 0..3);
+    let scope = || prop_oneof![n().prop_map(Scope::Worker), Just(of_tag("go"))];
+    let key = || prop_oneof![Just("A".to_owned()), Just("B".to_owned())];
+    let name = prop_oneof![Just("w1".to_owned()), Just("other".to_owned())];
+    prop_oneof![
+        (n(), name, note(), at()).prop_map(|(worker, name, note, at)| Command::RenameWorker {
+            worker,
+            name,
+            note,
+            at
+        }),
+        (n(), tags(), tags(), at()).prop_map(|(worker, add, remove, at)| {
+            Command::TagWorker { worker, add, remove, note: String::new(), at }
+        }),
+        (n(), end(), note(), at()).prop_map(|(worker, until, note, at)| {
+            Command::SuspendWorker { worker, until, note, at }
+        }),
+        (n(), end(), note(), at()).prop_map(|(worker, deadline, note, at)| {
+            Command::DrainWorker { worker, deadline, note, at }
+        }),
+        (n(), note(), at()).prop_map(|(worker, note, at)| Command::ResumeWorker {
+            worker,
+            note,
+            at
+        }),
+        at().prop_map(|at| Command::EndPauses { at }),
+        (n(), any::<bool>(), note(), at()).prop_map(|(worker, forced, note, at)| {
+            Command::DeregisterWorker { worker, forced, note, at }
+        }),
+        (scope(), key(), 0..2_u8, at()).prop_map(|(scope, key, value, at)| {
+            let value = Value::Plain(value.to_string());
+            Command::SetVariable { scope, key, value, note: String::new(), at }
+        }),
+        (scope(), key(), note(), at()).prop_map(|(scope, key, note, at)| {
+            Command::RemoveVariable { scope, key, note, at }
+        }),
     ]
 }

@@ -104,6 +104,7 @@ fn change(worker_id: &str) -> wire::ChangeWorkerRequest {
         worker_id: worker_id.into(),
         note: "why".into(),
         caller: Some(proto::common::v1::Caller { name: "user:ann".into(), ..Default::default() }),
+        ..Default::default()
     }
 }
 
@@ -176,6 +177,8 @@ async fn a_bad_field_is_named() {
     let good = || wire::RegisterWorkerRequest { secret: secret.clone(), ..Default::default() };
     for (request, field) in [
         (wire::RegisterWorkerRequest { name: "x".repeat(101), ..good() }, "`name`"),
+        (wire::RegisterWorkerRequest { name: "../x".into(), ..good() }, "`name`"),
+        (wire::RegisterWorkerRequest { name: "a\u{7f}b".into(), ..good() }, "`name`"),
         (wire::RegisterWorkerRequest { tags: vec![String::new()], ..good() }, "`tags`"),
     ] {
         let refused = client.register_worker(request).await.unwrap_err();
@@ -364,6 +367,7 @@ async fn an_attached_worker_hears_of_every_change_until_it_is_deregistered() {
         let worker = client.deregister_worker(change(&id)).await.unwrap().into_inner();
         assert_eq!(worker.state(), WorkerState::Deregistered);
     }
+    assert_eq!(stream.message().await.unwrap().unwrap().state(), WorkerState::Deregistered);
     let ended = stream.message().await.unwrap_err();
     assert_eq!((ended.code(), ended.message()), (Code::NotFound, "worker is not registered"));
     let refused = client.attach_worker(attachment(&id)).await.unwrap_err();

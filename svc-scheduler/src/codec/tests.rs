@@ -160,6 +160,36 @@ fn what_the_registry_says_of_a_worker_is_read() {
 }
 
 #[test]
+fn what_operators_did_with_a_worker_is_read() {
+    let worker = WorkerId::from_uuid(Uuid::from_u128(2));
+    let worker_id = || worker.to_string();
+    let read = |event_type, data| {
+        let stream = format!("worker-{worker}");
+        match decode(&recorded(&stream, event_type, 1, data)).unwrap() {
+            Some(Fact::Worker(fact)) if fact.worker == worker => fact.change,
+            other => panic!("{other:?}"),
+        }
+    };
+    let (name, note) = ("w".to_owned(), "n".to_owned());
+    let renamed = registry::WorkerRenamed { worker_id: worker_id(), name, note, at: 3 };
+    let change = WorkerChange::Renamed { name: "w".into() };
+    assert_eq!(read("WorkerRenamed", renamed.encode_to_vec()), change);
+    let (added, removed) = (vec!["gpu".to_owned()], vec!["-gpu".to_owned()]);
+    let changed = registry::WorkerTagsChanged {
+        worker_id: worker_id(),
+        added: added.clone(),
+        removed: removed.clone(),
+        ..Default::default()
+    };
+    let change = WorkerChange::TagsChanged { added, removed };
+    assert_eq!(read("WorkerTagsChanged", changed.encode_to_vec()), change);
+    let started = registry::WorkerDrainStarted { worker_id: worker_id(), ..Default::default() };
+    assert_eq!(read("WorkerDrainStarted", started.encode_to_vec()), WorkerChange::DrainStarted);
+    let expired = registry::WorkerDrainExpired { worker_id: worker_id(), at: 3 };
+    assert_eq!(read("WorkerDrainExpired", expired.encode_to_vec()), WorkerChange::DrainExpired);
+}
+
+#[test]
 fn an_event_of_no_run_is_damage_and_a_newer_one_of_a_worker_refused() {
     let error = decode(&recorded("run-1", "RunStarted", 1, vec![])).unwrap_err().to_string();
     assert!(error.starts_with("decode event 9 (RunStarted in `run-1`)"), "{error}");

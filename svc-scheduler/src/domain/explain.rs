@@ -22,9 +22,10 @@ pub struct Placement {
     /// Workers that are registered.
     pub workers: usize,
     pub matching: usize,
-    /// Of those that match: no free slot, or draining.
+    /// Of those that match: no free slot.
     pub full: usize,
     pub suspended: usize,
+    pub draining: usize,
     pub not_connected: usize,
     /// What keeps workers away.
     pub missing: Vec<Missing>,
@@ -121,6 +122,8 @@ pub fn placement(state: &State, run: &Run, connected: &Connected) -> Placement {
             _ if worker.suspended => placement.suspended += 1,
             None => placement.not_connected += 1,
             _ if worker.lost => placement.not_connected += 1,
+            Some(Presence::Draining) => placement.draining += 1,
+            _ if worker.draining => placement.draining += 1,
             Some(presence) if is_full(state, id, worker, presence) => placement.full += 1,
             Some(_) => {}
         }
@@ -141,9 +144,8 @@ fn full_gates(state: &State, class: &Class) -> Vec<FullGate> {
 fn is_full(state: &State, id: WorkerId, worker: &Worker, presence: Presence) -> bool {
     match presence {
         Presence::Pushed => state.held_count(id) >= worker.slots,
-        Presence::Draining => true,
         Presence::Polls { free } => free == 0,
-        Presence::Polled => false,
+        Presence::Draining | Presence::Polled => false,
     }
 }
 
@@ -279,6 +281,7 @@ fn availability(
     let states = [
         (placement.full, "busy"),
         (placement.suspended, "suspended"),
+        (placement.draining, "draining"),
         (placement.not_connected, "not connected"),
     ];
     let counted: usize = states.iter().map(|(workers, _)| workers).sum();

@@ -157,7 +157,7 @@ impl State {
         self.cancelling.iter().filter_map(|id| Some((*id, self.runs.get(id)?)))
     }
 
-    /// Lost or deregistered workers whose runs must be taken away.
+    /// Workers whose runs must be taken away.
     pub fn gone_holding(&self) -> impl Iterator<Item = WorkerId> {
         self.gone_holding.iter().copied()
     }

@@ -464,6 +464,22 @@ fn the_runs_of_a_lost_worker_are_queued_again_or_stay_cancelled() {
 }
 
 #[test]
+fn a_drain_takes_the_runs_at_its_deadline_and_not_before() {
+    let held = || [joined(1, 1, &[]), own([submitted(1), assigned(1, 1, 1), started(1, 1)])];
+    let after = |changes: &[WorkerChange]| {
+        let changes = changes.iter().map(|change| fact(1, change.clone())).collect();
+        held().into_iter().chain([changes])
+    };
+    let (started, expired) = (WorkerChange::DrainStarted, WorkerChange::DrainExpired);
+    check(after(std::slice::from_ref(&started)), release(1), Ok(vec![]));
+    let over = [started.clone(), expired.clone()];
+    let reason = "worker w1 was drained, and the deadline came";
+    check(after(&over), release(1), Ok(vec![requeued(1, 1, reason)]));
+    let resumed = [started, expired, WorkerChange::Resumed];
+    check(after(&resumed), release(1), Ok(vec![]));
+}
+
+#[test]
 fn a_worker_that_is_gone_and_holds_runs_is_outstanding_whatever_is_known_first() {
     let (held, lost) = (own([submitted(1), assigned(1, 1, 1)]), vec![fact(1, WorkerChange::Lost)]);
     for order in [[held.clone(), lost.clone()], [lost, held]] {

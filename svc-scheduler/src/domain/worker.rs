@@ -18,9 +18,27 @@ pub struct WorkerFact {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WorkerChange {
-    Registered { name: String, tags: Vec<String>, primary: bool },
-    Reported { slots: u32, tags: Vec<String> },
+    Registered {
+        name: String,
+        tags: Vec<String>,
+        primary: bool,
+    },
+    Reported {
+        slots: u32,
+        tags: Vec<String>,
+    },
+    Renamed {
+        name: String,
+    },
+    /// What operators say of its tags.
+    TagsChanged {
+        added: Vec<String>,
+        removed: Vec<String>,
+    },
     Suspended,
+    DrainStarted,
+    /// The deadline of its drain came.
+    DrainExpired,
     Resumed,
     Lost,
     Returned,
@@ -36,9 +54,15 @@ pub struct Worker {
     /// Takes only what no other worker can.
     pub primary: bool,
     pub suspended: bool,
+    pub draining: bool,
+    /// It has been draining for too long.
+    pub overdue: bool,
     pub lost: bool,
     pub deregistered: bool,
-    /// What its tags say.
+    /// As it said itself, and as operators did.
+    own_tags: Vec<String>,
+    operator_tags: Vec<String>,
+    /// What all of its tags say.
     offer: Offer,
 }
 
@@ -48,37 +72,49 @@ impl Worker {
             WorkerChange::Registered { name, tags, primary } => {
                 self.name.clone_from(name);
                 self.primary = *primary;
-                self.set_tags(tags);
+                self.own_tags.clone_from(tags);
             }
             WorkerChange::Reported { slots, tags } => {
                 self.slots = *slots;
-                self.set_tags(tags);
+                self.own_tags.clone_from(tags);
             }
-            WorkerChange::Suspended => self.suspended = true,
-            WorkerChange::Resumed => self.suspended = false,
+            WorkerChange::Renamed { name } => self.name.clone_from(name),
+            WorkerChange::TagsChanged { added, removed } => {
+                self.operator_tags.retain(|tag| !removed.contains(tag));
+                self.operator_tags.extend_from_slice(added);
+            }
+            WorkerChange::Suspended => self.pause(true, false),
+            WorkerChange::DrainStarted => self.pause(false, true),
+            WorkerChange::DrainExpired => self.overdue = self.draining,
+            WorkerChange::Resumed => self.pause(false, false),
             WorkerChange::Lost => self.lost = true,
             WorkerChange::Returned => self.lost = false,
             WorkerChange::Deregistered => {
                 self.deregistered = true;
-                self.set_tags(&[]);
+                (self.own_tags, self.operator_tags) = Default::default();
             }
         }
+        self.sort_tags();
     }
 
-    fn set_tags(&mut self, tags: &[String]) {
-        self.offer = Offer::of(tags);
+    fn pause(&mut self, suspended: bool, draining: bool) {
+        (self.suspended, self.draining, self.overdue) = (suspended, draining, false);
+    }
+
+    fn sort_tags(&mut self) {
+        self.offer = Offer::of(self.own_tags.iter().chain(&self.operator_tags));
     }
 
     /// Its runs must go elsewhere.
     #[must_use]
     pub fn is_gone(&self) -> bool {
-        self.lost || self.deregistered
+        self.lost || self.deregistered || self.overdue
     }
 
     /// May be given new runs.
     #[must_use]
     pub fn is_active(&self) -> bool {
-        !self.suspended && !self.is_gone()
+        !self.suspended && !self.draining && !self.is_gone()
     }
 
     /// Whether a run that wants this may run here, free or not.

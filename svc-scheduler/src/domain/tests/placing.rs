@@ -98,11 +98,45 @@ fn workers_that_are_not_there_get_nothing() {
     assert_eq!(assign(given(), Connected::default()), []);
     assert_eq!(assign(given(), present(&[(1, Presence::Draining)])), []);
     assert_eq!(assign(given(), present(&[(1, Presence::Polled)])), []);
-    for change in [WorkerChange::Suspended, WorkerChange::Lost, WorkerChange::Deregistered] {
+    for change in [
+        WorkerChange::Suspended,
+        WorkerChange::DrainStarted,
+        WorkerChange::Lost,
+        WorkerChange::Deregistered,
+    ] {
         assert_eq!(assign(given().into_iter().chain([vec![fact(1, change)]]), attached(&[1])), []);
     }
     let back = vec![fact(1, WorkerChange::Lost), fact(1, WorkerChange::Returned)];
     assert_eq!(assign(given().into_iter().chain([back]), attached(&[1])), [(1, 1)]);
+    let changes = [
+        WorkerChange::Suspended,
+        WorkerChange::DrainStarted,
+        WorkerChange::DrainExpired,
+        WorkerChange::Resumed,
+    ];
+    let back = changes.map(|change| fact(1, change)).to_vec();
+    assert_eq!(assign(given().into_iter().chain([back]), attached(&[1])), [(1, 1)]);
+}
+
+#[test]
+fn tags_and_names_that_operators_give_count_like_its_own() {
+    let changed = |added: &[&str], removed: &[&str]| {
+        let texts = |tags: &[&str]| tags.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let change = WorkerChange::TagsChanged { added: texts(added), removed: texts(removed) };
+        vec![fact(1, change)]
+    };
+    let given = || vec![joined(1, 1, &["golang"]), wants(1, &["gpu"])];
+    let placed = |more: Vec<Vec<Fact>>| assign(given().into_iter().chain(more), attached(&[1]));
+    assert_eq!(placed(vec![]), []);
+    assert_eq!(placed(vec![changed(&["GPU"], &[])]), [(1, 1)]);
+    assert_eq!(placed(vec![changed(&["GPU"], &[]), changed(&[], &["GPU"])]), []);
+    assert_eq!(placed(vec![changed(&["gpu", "-golang"], &[])]), []);
+    // What the worker says of itself later does not undo it.
+    let reported = WorkerChange::Reported { slots: 1, tags: vec!["golang".into()] };
+    assert_eq!(placed(vec![changed(&["gpu"], &[]), vec![fact(1, reported)]]), [(1, 1)]);
+    let renamed = vec![fact(1, WorkerChange::Renamed { name: "other".into() })];
+    let pinned = [joined(1, 1, &["golang"]), pinned(1, "other"), renamed];
+    assert_eq!(assign(pinned, attached(&[1])), [(1, 1)]);
 }
 
 #[test]
@@ -211,16 +245,21 @@ fn a_run_that_can_never_be_placed_says_what_is_missing() {
 
 #[test]
 fn a_run_that_waits_for_its_turn_says_what_the_matching_workers_do() {
-    let workers = (1..=4).flat_map(|n| joined(n, 1, &["golang"])).collect();
-    let changes = vec![fact(2, WorkerChange::Suspended), fact(3, WorkerChange::Lost)];
+    let workers = (1..=5).flat_map(|n| joined(n, 1, &["golang"])).collect();
+    let changes = vec![
+        fact(2, WorkerChange::Suspended),
+        fact(3, WorkerChange::Lost),
+        fact(5, WorkerChange::DrainStarted),
+    ];
     let first = own([submitted_with(1, 1, spec())]);
     let older = own([submitted_with(0, 1, spec()), submitted(9), assigned(9, 1, 1)]);
-    let waits = why([workers, changes, first, older], attached(&[1, 2]));
+    let waits = why([workers, changes, first, older], attached(&[1, 2, 5]));
     assert_eq!(
         waits.summary,
-        "4 workers match: 1 is busy, 1 is suspended, 2 are not connected; 1 run before it"
+        "5 workers match: 1 is busy, 1 is suspended, 1 is draining, 2 are not connected; 1 run \
+         before it"
     );
-    assert_eq!((waits.workers, waits.matching, waits.full), (4, 4, 1));
+    assert_eq!((waits.workers, waits.matching, waits.full, waits.draining), (5, 5, 1, 1));
     assert_eq!((waits.suspended, waits.not_connected, waits.queue_position), (1, 2, 1));
 }
 

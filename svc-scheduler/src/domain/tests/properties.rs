@@ -320,7 +320,12 @@ fn any_change() -> impl Strategy<Value = WorkerChange> {
     };
     prop_oneof![
         4 => (0..4_u32, tags()).prop_map(|(slots, tags)| WorkerChange::Reported { slots, tags }),
+        2 => (tags(), tags())
+            .prop_map(|(added, removed)| WorkerChange::TagsChanged { added, removed }),
+        1 => Just(WorkerChange::Renamed { name: "w2".into() }),
         1 => Just(WorkerChange::Suspended),
+        1 => Just(WorkerChange::DrainStarted),
+        1 => Just(WorkerChange::DrainExpired),
         2 => Just(WorkerChange::Resumed),
         2 => Just(WorkerChange::Lost),
         2 => Just(WorkerChange::Returned),
