@@ -94,15 +94,15 @@ pub struct Why {
 #[derive(Subcommand, Debug)]
 pub enum TagCommand {
     /// Add tags beside those that the worker says of itself; `-TAG` denies one
-    Add(Tags),
+    Add(Retag),
     /// Remove tags that were added here
-    Rm(Tags),
+    Rm(Retag),
     /// Keep away the runs that ask for these tags
-    Deny(Tags),
+    Deny(Retag),
 }
 
 #[derive(Args, Debug)]
-pub struct Tags {
+pub struct Retag {
     /// Name or id
     worker: String,
     #[arg(required = true, allow_hyphen_values = true, value_name = "TAG")]
@@ -160,15 +160,15 @@ pub async fn worker(command: WorkerCommand, client: &Client, output: Output) -> 
 }
 
 async fn tag(client: &Client, output: Output, command: TagCommand) -> Result<()> {
-    let (tags, add) = match command {
+    let (retag, add) = match command {
         TagCommand::Add(tags) => (tags, true),
         TagCommand::Rm(tags) => (tags, false),
         TagCommand::Deny(tags) => {
             let denied = tags.tags.iter().map(|tag| format!("-{}", tag.trim_start_matches('-')));
-            (Tags { tags: denied.collect(), ..tags }, true)
+            (Retag { tags: denied.collect(), ..tags }, true)
         }
     };
-    let Tags { worker, tags, note } = tags;
+    let Retag { worker, tags, note } = retag;
     let (field, what) = if add { ("add", "has") } else { ("remove", "has no more") };
     let what = format!("{what} {}", tags.join(" "));
     change(client, output, "tags", &worker, &json!({ field: tags, "note": note }), &what).await
@@ -248,16 +248,13 @@ fn list(workers: &[Worker]) -> String {
     table(
         ["NAME", "STATE", "RUNS", "FINISHED", "TAGS", "PLATFORM", "ID"],
         workers.iter().map(|worker| {
-            let mut state = worker.state.clone();
-            if worker.until > 0 {
-                state += &by(" until", worker.until);
-            }
-            if !worker.note.is_empty() {
-                state += &format!(" ({})", worker.note);
-            }
-            if !worker.connected && worker.state != "lost" {
-                state += ", not connected";
-            }
+            let note = match worker.note.as_str() {
+                "" => String::new(),
+                note => format!(" ({note})"),
+            };
+            let away = worker.connected || worker.state == "lost";
+            let away = if away { "" } else { ", not connected" };
+            let state = format!("{}{}{note}{away}", worker.state, by(" until", worker.until));
             [
                 worker.name.clone(),
                 state,

@@ -12,6 +12,7 @@ mod identity;
 mod intake;
 mod logs;
 mod network;
+mod operator;
 mod pollers;
 mod process;
 mod replay;
