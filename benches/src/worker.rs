@@ -143,7 +143,7 @@ fn pieces(mut body: Bytes) -> Body {
 async fn register(cluster: &Cluster, name: &str) -> Result<(String, Credentials)> {
     use base64::{Engine as _, prelude::BASE64_STANDARD};
     let secret = gaia::command::worker::registration_secret(&cluster.client).await?;
-    let body = json!({ "secret": secret, "name": name, "tags": ["cpp"] });
+    let body = json!({ "secret": secret, "name": name.replace('/', ""), "tags": ["cpp"] });
     let answer: Value = cluster.client.post("/api/v1/worker/register", &body).await?;
     let pem = |field: &str| -> Result<String> {
         Ok(String::from_utf8(BASE64_STANDARD.decode(answer[field].as_str().unwrap_or_default())?)?)

@@ -14,7 +14,8 @@ use crate::events;
 pub const REDACTED: &str = "[redacted]";
 
 /// Streams of whose unknown events nothing is shown: they are where secrets are kept.
-const KEEPERS: [&str; 5] = ["user-", "secret-", "registration", "pipeline-", "token-"];
+const KEEPERS: [&str; 6] =
+    ["user-", "secret-", "registration", "environment-", "pipeline-", "token-"];
 
 /// An event's data as people may see it.
 #[derive(Clone, Debug, PartialEq)]
