@@ -8,9 +8,10 @@
 //! a line. An attempt whose lease was lost reports nothing more, but what it had printed by then still
 //! goes to the server, for as long as that takes it.
 
-use std::{fs, io, sync::Arc};
+use std::{convert::Infallible, fs, future::pending, io, sync::Arc, time::Duration};
 
 use proto::worker::PipelineRun;
+use tokio::{sync::watch, time::timeout};
 
 use crate::{
     build, leftovers,
@@ -20,7 +21,7 @@ use crate::{
     run,
     shipping::ship,
     site::Site,
-    spool::{Log, Spool},
+    spool::{Log, Progress, Spool},
     stop::{Stopper, Trouble, Why},
     workshop::Workshop,
 };
@@ -73,8 +74,13 @@ async fn work(
         Ok(spooled) => spooled,
         Err(error) => return give_up(Trouble::io("cannot keep the log", error), stopper),
     };
+    let silent = watch_for_silence(order.longest_silence, progress.clone(), stopper);
     let working = async {
-        let ending = conduct(workshop, primary, order, reporter, stopper, &log).await;
+        let conducting = conduct(workshop, primary, order, reporter, stopper, &log);
+        let ending = tokio::select! {
+            ending = conducting => ending,
+            never = silent => match never {},
+        };
         if let Ending::Failed(why) | Ending::GivenBack(why) = &ending {
             log.note(why.as_str()).await;
         }
@@ -91,6 +97,23 @@ async fn work(
     };
     let (ending, ()) = tokio::join!(working, shipping);
     ending
+}
+
+/// Stops an attempt that prints nothing for too long.
+async fn watch_for_silence(
+    longest: Option<Duration>,
+    mut progress: watch::Receiver<Progress>,
+    stopper: &Stopper,
+) -> Infallible {
+    if let Some(longest) = longest {
+        while let Ok(changed) = timeout(longest, progress.changed()).await {
+            if changed.is_err() {
+                return pending().await;
+            }
+        }
+        stopper.stop(Why::Silent(longest));
+    }
+    pending().await
 }
 
 async fn conduct(
@@ -130,6 +153,10 @@ fn give_up(trouble: Trouble, stopper: &Stopper) -> Ending {
             Some(Why::Lost) => {
                 Ending::GivenBack("this attempt was taken away from the worker".into())
             }
+            Some(Why::Silent(longest)) => Ending::Failed(format!(
+                "timed out: nothing was printed for {} s",
+                longest.as_secs()
+            )),
             Some(Why::Cancelled) | None => Ending::Cancelled("the run was cancelled".into()),
         },
     }

@@ -1,5 +1,7 @@
 //! An order of the server, read and checked: run this pipeline, or build it.
 
+use std::time::Duration;
+
 use ids::{Digest, RunId};
 use proto::{
     common::v1::{ArgumentSpec, ArgumentValue, JobSpec},
@@ -95,6 +97,8 @@ pub(crate) struct Order {
     /// For the pipeline's processes.
     pub(crate) environment: Vec<(String, String)>,
     pub(crate) secrets: Secrets,
+    /// An attempt that prints nothing for so long is ended.
+    pub(crate) longest_silence: Option<Duration>,
     pub(crate) task: Task,
 }
 
@@ -110,6 +114,8 @@ pub(crate) struct RunTask {
     /// Bytes; 0: unknown.
     pub(crate) size: u64,
     pub(crate) jobs: Vec<JobSpec>,
+    /// Of these jobs, those that are not run again.
+    pub(crate) done: Vec<u32>,
     pub(crate) arguments: Vec<ArgumentValue>,
 }
 
@@ -139,6 +145,10 @@ impl TryFrom<&PipelineRun> for Order {
             language: Language::parse(&message.pipeline_type)?,
             environment: environment.map(|it| (it.key.clone(), it.value.clone())).collect(),
             secrets: secrets(message),
+            longest_silence: match message.silence_timeout {
+                0 => None,
+                seconds => Some(Duration::from_secs(seconds.into())),
+            },
             task,
         })
     }
@@ -156,7 +166,9 @@ impl RunTask {
             }
         }
         let jobs = message.jobs.iter().map(job_spec).collect();
-        Ok(Self { digest, size: message.artifact_size, jobs, arguments })
+        let done = message.jobs.iter().filter(|job| job.status == "success");
+        let done = done.map(|job| job.unique_id).collect();
+        Ok(Self { digest, size: message.artifact_size, jobs, done, arguments })
     }
 }
 

@@ -32,7 +32,10 @@ pub(crate) async fn run(
     let recipe = prepare(workshop, site, order.language, task.digest, &binary).await?;
     let (plugin, jobs) = start(&recipe, site).await?;
     let ending = match compare(&task.jobs, &jobs) {
-        Ok(()) => Ok(walk(&plugin, &jobs, order, task, site, reporter).await),
+        Ok(()) => {
+            let jobs = without_done(jobs, &task.done);
+            Ok(walk(&plugin, &jobs, order, task, site, reporter).await)
+        }
         Err(difference) => Err(Trouble::Pipeline(difference)),
     };
     plugin.stop(site.grace()).await;
@@ -86,6 +89,15 @@ fn compare(ordered: &[JobSpec], declared: &[JobSpec]) -> Result<(), String> {
         titles(declared),
         titles(ordered)
     ))
+}
+
+/// What is left to run; nothing waits for what is done.
+fn without_done(mut jobs: Vec<JobSpec>, done: &[u32]) -> Vec<JobSpec> {
+    jobs.retain(|job| !done.contains(&job.id));
+    for job in &mut jobs {
+        job.depends_on.retain(|id| !done.contains(id));
+    }
+    jobs
 }
 
 async fn walk(
@@ -162,6 +174,17 @@ mod tests {
 
     fn job(id: u32, title: &str) -> JobSpec {
         JobSpec { id, title: title.into(), ..JobSpec::default() }
+    }
+
+    #[test]
+    fn nothing_waits_for_a_job_that_is_done() {
+        let job = |id, depends_on: &[u32]| JobSpec {
+            id,
+            depends_on: depends_on.to_vec(),
+            ..JobSpec::default()
+        };
+        let left = without_done(vec![job(1, &[]), job(2, &[1]), job(3, &[1, 2])], &[1]);
+        assert_eq!(left, [job(2, &[]), job(3, &[2])]);
     }
 
     #[test]

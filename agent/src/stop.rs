@@ -1,6 +1,9 @@
 //! Stopping an attempt, and why.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio_util::sync::CancellationToken;
 
@@ -12,6 +15,8 @@ pub(crate) enum Why {
     Lost,
     /// The agent ends at once.
     Aborted,
+    /// It printed nothing for so long.
+    Silent(Duration),
     /// What the attempt prints cannot be kept.
     NoLog(String),
 }

@@ -213,6 +213,7 @@ routes! {
     PipelineRunLog        GET    "/api/v1/pipelinerun/{pipelineid}/{runid}/log"        Role(R::PipelineRunLogs);
     PipelineRunStop       POST   "/api/v1/pipelinerun/{pipelineid}/{runid}/stop"       Role(R::PipelineRunStop);
     PipelineRunPlacement  GET    "/api/v1/pipelinerun/{pipelineid}/{runid}/placement"  Role(R::PipelineRunGet);
+    PipelineRunRerun      POST   "/api/v1/pipelinerun/{pipelineid}/{runid}/rerun"      Role(R::PipelineStart);
     SelectorCheck         POST   "/api/v1/selector/check"                              Role(R::PipelineList);
     LimitList             GET    "/api/v1/limit"                                       Role(R::PipelineList);
     PipelineLimitSet      PUT    "/api/v1/limit/pipeline/{pipelineid}"                 Role(R::PipelineUpdate);
@@ -224,6 +225,7 @@ routes! {
     RunLog                GET    "/api/v1/run/{uniqueid}/log"                          Role(R::PipelineRunLogs);
     RunStop               POST   "/api/v1/run/{uniqueid}/stop"                         Role(R::PipelineRunStop);
     RunPlacement          GET    "/api/v1/run/{uniqueid}/placement"                    Role(R::PipelineRunGet);
+    RunRerun              POST   "/api/v1/run/{uniqueid}/rerun"                        Role(R::PipelineStart);
 
     /// The registration secret in the body is the proof.
     WorkerRegister        POST   "/api/v1/worker/register"                             Anyone;

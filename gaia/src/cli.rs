@@ -59,7 +59,7 @@ enum Command {
     Worker(WorkerCommand),
     /// Pipelines: create, list, build, run, remove
     #[command(subcommand)]
-    Pipeline(PipelineCommand),
+    Pipeline(Box<PipelineCommand>),
     /// Runs: list, show, logs, cancel, watch, why
     #[command(subcommand)]
     Run(RunCommand),
@@ -221,7 +221,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Login(args) => login::login(args, &server).await,
         Command::Worker(command) => worker::worker(command, &server.client()?, output).await,
         Command::Pipeline(command) => {
-            return pipeline::pipeline(command, &server.client()?, output).await;
+            return pipeline::pipeline(*command, &server.client()?, output).await;
         }
         Command::Run(command) => return run::run(command, &server.client()?, output).await,
         Command::Secret(command) => secret::secret(command, &server.client()?, output).await,

@@ -78,6 +78,7 @@ fn begin(lease: Lease, run: &Run, spec: &RunSpec) -> PipelineRun {
         attempt: lease.attempt,
         lease_token: lease.token,
         instruction: Instruction::Run.into(),
+        silence_timeout: spec.policy.as_ref().map_or(0, |policy| policy.silence_timeout),
         ..PipelineRun::default()
     }
 }
@@ -109,7 +110,8 @@ fn jobs(spec: &RunSpec, secrets: &Secrets) -> Vec<Job> {
     let by_id: HashMap<u32, &JobSpec> = spec.jobs.iter().map(|job| (job.id, job)).collect();
     let job = |job: &JobSpec| Job {
         depends_on: job.depends_on.iter().map(|id| named(*id, by_id.get(id).copied())).collect(),
-        status: "waiting for execution".to_owned(),
+        status: if spec.done_jobs.contains(&job.id) { "success" } else { "waiting for execution" }
+            .to_owned(),
         args: job.arguments.iter().map(|a| filled(spec, a, secrets)).collect(),
         ..named(job.id, Some(job))
     };
@@ -182,6 +184,14 @@ mod tests {
         let order = start(Lease::default(), &Run::default(), &spec(), &secrets);
         let values: Vec<_> = order.jobs[1].args.iter().map(|a| a.value.as_str()).collect();
         assert_eq!(values, ["live", "eu", "s3cr=et\n"]);
+    }
+
+    #[test]
+    fn a_job_that_is_done_is_not_ordered_again() {
+        let spec = RunSpec { done_jobs: vec![7], ..spec() };
+        let order = start(Lease::default(), &Run::default(), &spec, &Secrets::new());
+        let states: Vec<_> = order.jobs.iter().map(|job| job.status.as_str()).collect();
+        assert_eq!(states, ["success", "waiting for execution"]);
     }
 
     #[test]

@@ -13,8 +13,7 @@ use crate::{
     gate::Gate,
     rest::{
         self, audit, concurrency, environment, events, operator, pipelines, run_log, runs, selectors,
-        session, trust,
-        vault, workers,
+        session, starts, trust, vault, workers,
     },
 };
 
@@ -53,7 +52,7 @@ fn handler(route: Route) -> MethodRouter<Gate> {
         Route::PipelineShow => on(method, pipelines::show),
         Route::PipelineChange => on(method, pipelines::change),
         Route::PipelineRemove => on(method, pipelines::remove),
-        Route::PipelineStart => on(method, pipelines::start),
+        Route::PipelineStart => on(method, starts::start),
         Route::PipelinePull => on(method, pipelines::pull),
 
         Route::PipelineRuns => on(method, runs::list_of_pipeline),
@@ -62,6 +61,7 @@ fn handler(route: Route) -> MethodRouter<Gate> {
         Route::PipelineRunLog | Route::RunLog => on(method, run_log::show),
         Route::PipelineRunStop => on(method, runs::stop_by_number),
         Route::PipelineRunPlacement | Route::RunPlacement => on(method, runs::placement),
+        Route::PipelineRunRerun | Route::RunRerun => on(method, starts::rerun),
         Route::SelectorCheck => on(method, selectors::check),
         Route::LimitList => on(method, concurrency::list),
         Route::PipelineLimitSet | Route::GroupLimitSet => on(method, concurrency::set),

@@ -13,7 +13,9 @@ use uuid::Uuid;
 
 use crate::{
     codec::{build_to_proto, policy_from_proto, policy_to_proto},
-    domain::{BuildState, Change, Command, Event, Pipeline, Rejection, Sealed, State, Wish},
+    domain::{
+        BuildState, Change, Command, Event, Pipeline, Policy, Rejection, Sealed, State, Wish,
+    },
     service::Pipelines,
 };
 
@@ -139,7 +141,7 @@ impl wire::pipelines_server::Pipelines for Api {
             tags: request.tags,
             pinned_worker: request.pinned_worker,
             selector: request.selector,
-            policy: policy_from_proto(request.policy.unwrap_or_default()),
+            policy: read_policy(request.policy.unwrap_or_default())?,
         };
         let id = self.create(wish, credentials, Origin::from(request.caller)).await?;
         self.shown(id).await
@@ -156,7 +158,7 @@ impl wire::pipelines_server::Pipelines for Api {
             tags: request.tags.map(|tags| tags.tags),
             pinned_worker: request.pinned_worker,
             selector: request.selector,
-            policy: request.policy.map(policy_from_proto),
+            policy: request.policy.map(read_policy).transpose()?,
         };
         let origin = Origin::from(request.caller);
         let (by, at) = (origin.actor.clone(), self.clock.now());
@@ -268,6 +270,10 @@ fn check(credentials: &wire::Credentials) -> Result<(), Status> {
         ));
     }
     Ok(())
+}
+
+fn read_policy(policy: proto::common::v1::RunPolicy) -> Result<Policy, Status> {
+    policy_from_proto(policy).map_err(Status::invalid_argument)
 }
 
 /// What the seal of a pipeline's credentials is bound to.

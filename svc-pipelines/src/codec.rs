@@ -9,7 +9,8 @@ use prost::Message;
 use proto::{common::v1 as common, pipelines::events::v1 as stored, scheduler};
 
 use crate::domain::{
-    ArgumentSpec, Build, Event, Fact, JobSpec, Outcome, PipelineType, Policy, Sealed, Spec,
+    ArgumentSpec, Build, Event, Fact, JobSpec, OnWorkerLost, Outcome, PipelineType, Policy, Sealed,
+    Spec,
 };
 
 /// Streams that this service alone writes.
@@ -29,7 +30,8 @@ pub(crate) fn stream(event: &Event) -> String {
 
 pub(crate) fn encode(event: &Event) -> Encoded {
     let version = match event {
-        Event::PipelineCreated { .. } => 3,
+        Event::PipelineCreated { .. } => 4,
+        Event::PipelineChanged { .. } => 2,
         _ => 1,
     };
     let (event_type, data) = match event.clone() {
@@ -112,7 +114,7 @@ fn decode_own(recorded: &Recorded) -> Result<Option<Event>, DecodeError> {
     let broken = |why: &dyn std::fmt::Display| DecodeError::new(recorded, why);
     let event = match &*recorded.event.event_type {
         "PipelineCreated" => created(read(recorded)?).map_err(|why| broken(&why))?,
-        "PipelineChanged" => changed(read(recorded)?),
+        "PipelineChanged" => changed(read(recorded)?).map_err(|why| broken(&why))?,
         "BuildRequested" => {
             let requested: stored::BuildRequested = read(recorded)?;
             Event::BuildRequested {
@@ -167,7 +169,7 @@ fn created(created: stored::PipelineCreated) -> Result<Event, String> {
             tags: created.tags,
             pinned_worker: created.pinned_worker,
             selector: created.selector,
-            policy: policy_from_proto(created.policy.unwrap_or_default()),
+            policy: policy_from_proto(created.policy.unwrap_or_default())?,
         },
         sealed: Sealed(created.sealed_credentials.into()),
         by: created.created_by,
@@ -175,17 +177,17 @@ fn created(created: stored::PipelineCreated) -> Result<Event, String> {
     })
 }
 
-fn changed(changed: stored::PipelineChanged) -> Event {
-    Event::PipelineChanged {
+fn changed(changed: stored::PipelineChanged) -> Result<Event, String> {
+    Ok(Event::PipelineChanged {
         pipeline: PipelineId(changed.pipeline_id),
         name: changed.name,
         tags: changed.tags,
         pinned_worker: changed.pinned_worker,
         selector: changed.selector,
-        policy: policy_from_proto(changed.policy.unwrap_or_default()),
+        policy: policy_from_proto(changed.policy.unwrap_or_default())?,
         by: changed.by,
         at: Timestamp(changed.at),
-    }
+    })
 }
 
 /// How runs end, and which builds the scheduler has.
@@ -249,13 +251,42 @@ fn run_id(recorded: &Recorded, text: &str) -> Result<RunId, DecodeError> {
 }
 
 pub(crate) fn policy_to_proto(policy: Policy) -> common::RunPolicy {
-    let Policy { priority, groups } = policy;
-    common::RunPolicy { priority, groups }
+    common::RunPolicy {
+        priority: policy.priority,
+        groups: policy.groups,
+        on_worker_lost: match policy.on_worker_lost {
+            OnWorkerLost::Requeue => common::OnWorkerLost::Requeue.into(),
+            OnWorkerLost::Fail => common::OnWorkerLost::Fail.into(),
+            OnWorkerLost::Wait => common::OnWorkerLost::Wait.into(),
+        },
+        retries: policy.retries,
+        retry_delay: policy.retry_delay,
+        infrastructure_retries: policy.infrastructure_retries,
+        queue_timeout: policy.queue_timeout,
+        run_timeout: policy.run_timeout,
+        silence_timeout: policy.silence_timeout,
+    }
 }
 
-pub(crate) fn policy_from_proto(policy: common::RunPolicy) -> Policy {
-    let common::RunPolicy { priority, groups } = policy;
-    Policy { priority, groups }
+/// The error: a value that is none of the protocol.
+pub(crate) fn policy_from_proto(policy: common::RunPolicy) -> Result<Policy, String> {
+    let on_worker_lost = match common::OnWorkerLost::try_from(policy.on_worker_lost) {
+        Ok(common::OnWorkerLost::Requeue) => OnWorkerLost::Requeue,
+        Ok(common::OnWorkerLost::Fail) => OnWorkerLost::Fail,
+        Ok(common::OnWorkerLost::Wait) => OnWorkerLost::Wait,
+        Err(error) => return Err(format!("on_worker_lost: {error}")),
+    };
+    Ok(Policy {
+        priority: policy.priority,
+        groups: policy.groups,
+        on_worker_lost,
+        retries: policy.retries,
+        retry_delay: policy.retry_delay,
+        infrastructure_retries: policy.infrastructure_retries,
+        queue_timeout: policy.queue_timeout,
+        run_timeout: policy.run_timeout,
+        silence_timeout: policy.silence_timeout,
+    })
 }
 
 pub(crate) fn build_to_proto(build: Build) -> common::Build {

@@ -36,7 +36,7 @@ use eventlog::Fold;
 use ids::{PipelineId, RunId, Timestamp};
 
 pub use graph::{ArgumentSpec, Build, JobName, JobSpec, Unrunnable};
-pub use policy::Policy;
+pub use policy::{OnWorkerLost, Policy};
 pub use spec::{Change, InvalidField, PipelineType, Spec, Wish};
 
 /// In characters; what is kept of the reason why a build failed.

@@ -17,7 +17,7 @@ use proto::{
 };
 
 use crate::{
-    domain::{Event, Fact, Gate, Outcome, Subject, WorkerChange, WorkerFact},
+    domain::{Cause, Event, Fact, Gate, Outcome, Subject, WorkerChange, WorkerFact},
     wire,
 };
 
@@ -74,9 +74,10 @@ pub(crate) fn encode(event: &Event) -> Encoded {
             let stored = stored::JobFinished { run_id, attempt, job_id, state, message, at };
             ("JobFinished", stored.encode_to_vec())
         }
-        Event::RunRequeued { attempt, reason, at, .. } => {
+        Event::RunRequeued { attempt, reason, cause, not_before, at, .. } => {
             let (attempt, reason, at) = (attempt.0, reason.clone(), at.0);
-            let stored = stored::RunRequeued { run_id, attempt, reason, at };
+            let (cause, not_before) = (stored_cause(*cause).into(), wire::millis(*not_before));
+            let stored = stored::RunRequeued { run_id, attempt, reason, at, cause, not_before };
             ("RunRequeued", stored.encode_to_vec())
         }
         Event::RunCancelRequested { by, note, at, .. } => {
@@ -107,7 +108,8 @@ pub(crate) fn encode(event: &Event) -> Encoded {
 /// The newest version of each stored form.
 fn version(event: &Event) -> u32 {
     match event {
-        Event::RunSubmitted { .. } => 3,
+        Event::RunSubmitted { .. } => 4,
+        Event::RunRequeued { .. } => 2,
         _ => 1,
     }
 }
@@ -146,6 +148,8 @@ enum Unreadable {
     Id(#[from] ids::ParseIdError),
     #[error("RunFinished with state {0}")]
     Outcome(i32),
+    #[error("RunRequeued with cause {0}")]
+    Cause(i32),
 }
 
 fn decode_own(event_type: &str, data: &[u8]) -> Result<Option<Event>, Unreadable> {
@@ -170,10 +174,11 @@ fn decode_own(event_type: &str, data: &[u8]) -> Result<Option<Event>, Unreadable
         }
         "JobFinished" => job_finished(stored::JobFinished::decode(data)?)?,
         "RunRequeued" => {
-            let stored::RunRequeued { run_id, attempt, reason, at } =
+            let stored::RunRequeued { run_id, attempt, reason, at, cause, not_before } =
                 stored::RunRequeued::decode(data)?;
             let (run, attempt) = (run_id.parse()?, Attempt(attempt));
-            Event::RunRequeued { run, attempt, reason, at: Timestamp(at) }
+            let (cause, not_before) = (read_cause(cause)?, wire::time(not_before));
+            Event::RunRequeued { run, attempt, reason, cause, not_before, at: Timestamp(at) }
         }
         "RunCancelRequested" => {
             let stored::RunCancelRequested { run_id, by, note, at } =
@@ -242,6 +247,21 @@ fn run_finished(stored: stored::RunFinished) -> Result<Event, Unreadable> {
         build: stored.build.map(wire::read_build).transpose()?.map(Arc::new),
         at: Timestamp(stored.at),
     })
+}
+
+fn stored_cause(cause: Cause) -> stored::RequeueCause {
+    match cause {
+        Cause::Infrastructure => stored::RequeueCause::Infrastructure,
+        Cause::Run => stored::RequeueCause::Run,
+    }
+}
+
+fn read_cause(cause: i32) -> Result<Cause, Unreadable> {
+    match stored::RequeueCause::try_from(cause) {
+        Ok(stored::RequeueCause::Infrastructure) => Ok(Cause::Infrastructure),
+        Ok(stored::RequeueCause::Run) => Ok(Cause::Run),
+        Err(_) => Err(Unreadable::Cause(cause)),
+    }
 }
 
 fn read_outcome(state: i32) -> Result<Outcome, Unreadable> {

@@ -28,6 +28,7 @@ mod limit;
 mod policy;
 mod queue;
 mod report;
+mod retry;
 mod run;
 mod selector;
 mod spec;
@@ -38,10 +39,16 @@ use std::sync::Arc;
 
 use ids::{Attempt, JobId, LeaseToken, RunId, RunNumber, Timestamp, WorkerId};
 
+use retry::{Loss, end_attempt};
+
 pub use explain::{FullGate, Missing, Placement, explain, placement};
 pub use limit::{Gate, GroupName, InvalidGroup, Limit, LimitError, MAX_LIMIT, WhenFull};
-pub use policy::{MAX_GROUPS, MAX_PRIORITY, Policy, PolicyError};
+pub use policy::{
+    MAX_GROUPS, MAX_PRIORITY, MAX_RETRIES, MAX_RETRY_DELAY, MAX_TIMEOUT, OnWorkerLost, Policy,
+    PolicyError, Timeouts,
+};
 pub use report::{Lease, Report, Reported, ReportedJob};
+pub use retry::Cause;
 pub use run::{AttemptRecord, Job, JobState, Run, RunState};
 pub use selector::{
     Condition, Finding, MAX_SELECTOR, MAX_TERMS, Number, Offer, Relation, Selector, SelectorError,
@@ -84,6 +91,10 @@ pub enum Command {
     },
     /// Lets delayed runs go whose time has come.
     ReleaseDue {
+        at: Timestamp,
+    },
+    /// Ends what has waited or run for too long.
+    ExpireTimeouts {
         at: Timestamp,
     },
     /// Gives queued runs to attached workers, at most one for each token.
@@ -176,6 +187,9 @@ pub enum Event {
         run: RunId,
         attempt: Attempt,
         reason: String,
+        cause: Cause,
+        /// When it may be tried again; `None`: at once.
+        not_before: Option<Timestamp>,
         at: Timestamp,
     },
     RunCancelRequested {
@@ -300,6 +314,7 @@ pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> 
             limit::set_limit(state, gate, limit, by, note, at)
         }
         Command::EnforceLimits { at } => Ok(limit::enforce_limits(state, at)),
+        Command::ExpireTimeouts { at } => Ok(retry::expire_timeouts(state, at)),
         Command::ReleaseDue { at } => Ok(release_due(state, at)),
         Command::AssignRuns { connected, tokens, at } => {
             Ok(assign::assign_runs(state, &connected, tokens, at))
@@ -390,7 +405,7 @@ fn reconcile_worker(
     };
     let reason = "the agent restarted and lost the run";
     let lost = state.held_by(worker).filter(is_lost);
-    lost.filter_map(|run| end_attempt(state, run, reason, max_attempts, at)).collect()
+    lost.filter_map(|run| end_attempt(state, run, reason, Loss::Lost, max_attempts, at)).collect()
 }
 
 fn release_worker(state: &State, id: WorkerId, max_attempts: u32, at: Timestamp) -> Vec<Event> {
@@ -401,8 +416,9 @@ fn release_worker(state: &State, id: WorkerId, max_attempts: u32, at: Timestamp)
         _ => "was drained, and the deadline came",
     };
     let reason = format!("worker {} {how}", worker.name);
-    let held = state.held_by(id);
-    held.filter_map(|run| end_attempt(state, run, &reason, max_attempts, at)).collect()
+    let leaves = |run: &RunId| state.run(*run).is_some_and(|run| run.leaves(worker));
+    let held = state.held_by(id).filter(leaves);
+    held.filter_map(|run| end_attempt(state, run, &reason, Loss::Lost, max_attempts, at)).collect()
 }
 
 fn expire_start(
@@ -418,28 +434,7 @@ fn expire_start(
     };
     let reason =
         format!("worker {} did not begin the run in time", state.worker_name(current.worker));
-    end_attempt(state, run, &reason, max_attempts, at).into_iter().collect()
-}
-
-/// What follows when an attempt ends without an end of the run.
-fn end_attempt(
-    state: &State,
-    run: RunId,
-    reason: &str,
-    max_attempts: u32,
-    at: Timestamp,
-) -> Option<Event> {
-    let known = state.run(run)?;
-    let attempt = known.current()?.attempt;
-    Some(if let Some(wish) = &known.cancel_requested {
-        Event::RunCancelled { run, reason: format!("{wish}; {reason}"), at }
-    } else if attempt.0 >= max_attempts {
-        let reason = format!("given up after {attempt} attempts; the last one: {reason}");
-        let outcome = Outcome::Failed;
-        Event::RunFinished { run, attempt, outcome, reason, stopped_early: false, build: None, at }
-    } else {
-        Event::RunRequeued { run, attempt, reason: reason.to_owned(), at }
-    })
+    end_attempt(state, run, &reason, Loss::Lost, max_attempts, at).into_iter().collect()
 }
 
 #[cfg(test)]

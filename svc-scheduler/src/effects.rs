@@ -18,7 +18,7 @@ use tokio::{
 use crate::{
     Config,
     connections::{Notice, Notices},
-    domain::{Command, Connected, Event, Lease, Presence},
+    domain::{Command, Connected, Event, Lease, Presence, State},
     ledger::{Gone, Ledger, Overdue, cancel},
     service::Owner,
 };
@@ -41,6 +41,8 @@ pub(crate) struct Effects {
     ledger: Ledger,
     /// When the next delayed run may start.
     next_due: Option<Timestamp>,
+    /// When the next run will have waited or run for too long.
+    next_deadline: Option<Timestamp>,
     wake_at: Option<Instant>,
 }
 
@@ -58,6 +60,7 @@ impl Effects {
             tokens: vec![],
             ledger,
             next_due: None,
+            next_deadline: None,
             wake_at: None,
         }
     }
@@ -93,9 +96,11 @@ impl Effects {
         let connected = Arc::clone(&self.connected.borrow());
         let at = self.clock.now();
         let assign = Command::AssignRuns { connected, tokens: self.tokens.clone(), at };
-        let is_due = self.next_due.is_some_and(|due| due <= at);
-        if is_due {
+        if self.next_due.is_some_and(|due| due <= at) {
             self.ask(Command::ReleaseDue { at }).await?;
+        }
+        if self.next_deadline.is_some_and(|deadline| deadline <= at) {
+            self.expire_timeouts(at).await?;
         }
         let mut ledger = std::mem::take(&mut self.ledger);
         // Both are in the inbox before either is answered: one round, one wait for the disk.
@@ -103,12 +108,13 @@ impl Effects {
             self.owner.ask(assign, origin()),
             self.owner.read(move |state| {
                 let outlook = ledger.look(state, now);
-                (ledger, outlook, state.is_crowded(), state.next_due())
+                let deadline = state.deadlines().next().map(|(deadline, _)| deadline);
+                (ledger, outlook, state.is_crowded(), state.next_due(), deadline)
             }),
         );
         self.tokens.drain(..assigned?.map_or(0, |events| events.len()));
-        let (ledger, outlook, is_crowded, next_due) = seen?;
-        (self.ledger, self.next_due) = (ledger, next_due);
+        let (ledger, outlook, is_crowded, next_due, next_deadline) = seen?;
+        (self.ledger, self.next_due, self.next_deadline) = (ledger, next_due, next_deadline);
         if is_crowded {
             self.ask(Command::EnforceLimits { at }).await?;
         }
@@ -125,7 +131,7 @@ impl Effects {
         let until_due = |due: Timestamp| {
             now + Duration::from_millis(due.0.saturating_sub(at.0)).min(LONGEST_SLEEP)
         };
-        let due = next_due.map(until_due);
+        let due = next_due.into_iter().chain(next_deadline).min().map(until_due);
         let polled = self.polled.values().copied();
         self.wake_at = outlook.wake_at.into_iter().chain(polled).chain(due).min();
         Ok(())
@@ -134,6 +140,24 @@ impl Effects {
     /// Its events wake this task again.
     async fn ask(&self, command: Command) -> Result<Vec<Event>, Stopped> {
         Ok(self.owner.ask(command, origin()).await?.unwrap_or_default())
+    }
+
+    /// A worker whose run took too long is told to stop it.
+    async fn expire_timeouts(&mut self, at: Timestamp) -> Result<(), Stopped> {
+        let look = move |state: &State| -> Vec<_> {
+            let due = state.deadlines().take_while(|(deadline, _)| *deadline <= at);
+            let lease = |(_, id): (Timestamp, RunId)| {
+                let current = state.run(id)?.current()?;
+                Some((current.worker, id, Lease::of(current)))
+            };
+            due.take(BATCH).filter_map(lease).collect()
+        };
+        let leases = self.owner.read(look).await?;
+        let events = self.ask(Command::ExpireTimeouts { at }).await?;
+        for (worker, run, lease) in leases {
+            self.revoke(worker, &[(run, lease)], &events);
+        }
+        Ok(())
     }
 
     async fn release(&mut self, gone: Gone) -> Result<(), Stopped> {

@@ -9,8 +9,9 @@ use proto::{common::v1 as common, scheduler::v1 as pb};
 
 use crate::domain::{
     self, ArgumentSpec, ArgumentValue, AttemptRecord, Build, FullGate, Gate, GroupName,
-    InvalidGroup, Job, JobSpec, JobState, Lease, Limit, Placement, Policy, Report, Reported,
-    ReportedJob, Run, RunKind, RunSpec, RunState, Selector, SelectorError, State, WhenFull,
+    InvalidGroup, Job, JobSpec, JobState, Lease, Limit, OnWorkerLost, Placement, Policy, Report,
+    Reported, ReportedJob, Run, RunKind, RunSpec, RunState, Selector, SelectorError, State,
+    Timeouts, WhenFull,
 };
 
 /// What arrived is not what the protocol says.
@@ -76,8 +77,13 @@ fn job(job: &Job) -> pb::JobStatus {
     }
 }
 
-fn millis(at: Option<Timestamp>) -> u64 {
+pub(crate) fn millis(at: Option<Timestamp>) -> u64 {
     at.map_or(0, Timestamp::as_millis)
+}
+
+/// 0 stands for none.
+pub(crate) fn time(millis: u64) -> Option<Timestamp> {
+    (millis > 0).then_some(Timestamp(millis))
 }
 
 fn run_state(state: RunState) -> pb::RunState {
@@ -132,6 +138,8 @@ pub(crate) fn spec(spec: &RunSpec) -> pb::RunSpec {
         selector: spec.selector.to_string(),
         policy: Some(policy(&spec.policy)),
         not_before: millis(spec.not_before),
+        rerun_of: spec.rerun_of.map(|run| run.to_string()).unwrap_or_default(),
+        done_jobs: spec.done_jobs.iter().map(|job| job.0).collect(),
     }
 }
 
@@ -163,7 +171,12 @@ pub(crate) fn read_spec(spec: pb::RunSpec) -> Result<RunSpec, WireError> {
         source_branch: spec.source_branch,
         selector: Selector::read(&spec.selector).map_err(WireError::Selector)?,
         policy: read_policy(spec.policy.unwrap_or_default())?,
-        not_before: (spec.not_before > 0).then_some(Timestamp(spec.not_before)),
+        not_before: time(spec.not_before),
+        rerun_of: match spec.rerun_of.as_str() {
+            "" => None,
+            run => Some(read_run_id(run)?),
+        },
+        done_jobs: spec.done_jobs.into_iter().map(JobId).collect(),
     })
 }
 
@@ -171,6 +184,17 @@ fn policy(policy: &Policy) -> common::RunPolicy {
     common::RunPolicy {
         priority: policy.priority,
         groups: policy.groups.iter().map(ToString::to_string).collect(),
+        on_worker_lost: match policy.on_worker_lost {
+            OnWorkerLost::Requeue => common::OnWorkerLost::Requeue.into(),
+            OnWorkerLost::Fail => common::OnWorkerLost::Fail.into(),
+            OnWorkerLost::Wait => common::OnWorkerLost::Wait.into(),
+        },
+        retries: policy.retries,
+        retry_delay: policy.retry_delay,
+        infrastructure_retries: policy.infrastructure_retries,
+        queue_timeout: policy.timeouts.queue,
+        run_timeout: policy.timeouts.run,
+        silence_timeout: policy.timeouts.silence,
     }
 }
 
@@ -178,7 +202,26 @@ fn read_policy(policy: common::RunPolicy) -> Result<Policy, WireError> {
     let groups: Result<BTreeSet<GroupName>, _> =
         policy.groups.iter().map(|name| name.parse()).collect();
     let groups = groups.map_err(WireError::Group)?;
-    Ok(Policy { priority: policy.priority, groups: groups.into_iter().collect() })
+    let value = policy.on_worker_lost;
+    let lost = common::OnWorkerLost::try_from(value)
+        .map_err(|_| WireError::Unknown { field: "on_worker_lost", value })?;
+    Ok(Policy {
+        priority: policy.priority,
+        groups: groups.into_iter().collect(),
+        on_worker_lost: match lost {
+            common::OnWorkerLost::Requeue => OnWorkerLost::Requeue,
+            common::OnWorkerLost::Fail => OnWorkerLost::Fail,
+            common::OnWorkerLost::Wait => OnWorkerLost::Wait,
+        },
+        retries: policy.retries,
+        retry_delay: policy.retry_delay,
+        infrastructure_retries: policy.infrastructure_retries,
+        timeouts: Timeouts {
+            queue: policy.queue_timeout,
+            run: policy.run_timeout,
+            silence: policy.silence_timeout,
+        },
+    })
 }
 
 fn full_gate(full: &FullGate) -> pb::FullLimit {
@@ -334,7 +377,6 @@ pub(crate) fn read_report(report: pb::RunReport) -> Result<Report, WireError> {
 }
 
 fn read_reported_job(job: pb::JobStatus) -> Result<ReportedJob, WireError> {
-    let time = |millis: u64| (millis > 0).then_some(Timestamp(millis));
     Ok(ReportedJob {
         id: JobId(job.id),
         state: read_job_state(job.state)?,

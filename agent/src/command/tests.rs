@@ -23,14 +23,20 @@ async fn begin(grace: Duration) -> Fixture {
     let (spool, log, _) =
         Spool::start(path, Secrets::default(), 1 << 20, stopper.clone()).await.unwrap();
     let lease = Lease { run: "0".repeat(32).parse().unwrap(), attempt: 1, token: "t".into() };
-    let task =
-        RunTask { digest: ids::Digest::of(b""), size: 0, jobs: Vec::new(), arguments: Vec::new() };
+    let task = RunTask {
+        digest: ids::Digest::of(b""),
+        size: 0,
+        jobs: Vec::new(),
+        done: Vec::new(),
+        arguments: Vec::new(),
+    };
     let order = Order {
         lease,
         pipeline: 1,
         language: Language::Cpp,
         environment: vec![("GREETING".into(), "hello".into())],
         secrets: Secrets::default(),
+        longest_silence: None,
         task: Task::Run(task),
     };
     let site = Site::new(&order, dir.path().join("work"), log, stopper, grace).unwrap();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
 use serde_json::json;
 
@@ -105,6 +105,37 @@ pub struct PolicyArgs {
     /// Named groups that have limits in common, with commas between them; see `gaia limit`
     #[arg(long = "group", value_name = "GROUPS", value_delimiter = ',')]
     pub groups: Option<Vec<String>>,
+    /// What happens to a run whose worker is lost
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub on_worker_lost: Option<OnWorkerLost>,
+    /// How often a run that failed by itself is tried again
+    #[arg(long, value_name = "N")]
+    pub retries: Option<u32>,
+    /// Seconds before the first retry; each further one waits twice as long
+    #[arg(long, value_name = "SECONDS")]
+    pub retry_delay: Option<u32>,
+    /// How often a run is tried again when its worker could not do it [default: as the server is set]
+    #[arg(long, value_name = "N")]
+    pub infrastructure_retries: Option<u32>,
+    /// Seconds to wait for a worker; 0: for ever
+    #[arg(long, value_name = "SECONDS")]
+    pub queue_timeout: Option<u32>,
+    /// Seconds that an attempt may run; 0: for ever
+    #[arg(long, value_name = "SECONDS")]
+    pub run_timeout: Option<u32>,
+    /// Seconds that an attempt may print nothing; 0: for ever
+    #[arg(long, value_name = "SECONDS")]
+    pub silence_timeout: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum OnWorkerLost {
+    /// It is tried again
+    Requeue,
+    /// It has failed
+    Fail,
+    /// It stays there until the worker comes back
+    Wait,
 }
 
 impl PolicyArgs {
@@ -116,6 +147,19 @@ impl PolicyArgs {
         if let Some(groups) = &self.groups {
             policy.insert("groups".into(), without_empty(groups).into());
         }
+        if let Some(value) = self.on_worker_lost.and_then(|lost| lost.to_possible_value()) {
+            policy.insert("on_worker_lost".into(), value.get_name().into());
+        }
+        let numbers = [
+            ("retries", self.retries),
+            ("retry_delay", self.retry_delay),
+            ("infrastructure_retries", self.infrastructure_retries),
+            ("queue_timeout", self.queue_timeout),
+            ("run_timeout", self.run_timeout),
+            ("silence_timeout", self.silence_timeout),
+        ];
+        let given = numbers.into_iter().filter_map(|(key, value)| Some((key, value?)));
+        policy.extend(given.map(|(key, value)| (key.to_owned(), value.into())));
         policy.into()
     }
 }

@@ -48,6 +48,17 @@ pub enum RunCommand {
         /// Unique id, or PIPELINE/NUMBER
         run: String,
     },
+    /// Start a run again that has ended: the same binary and arguments
+    Rerun {
+        /// Unique id, or PIPELINE/NUMBER
+        run: String,
+        /// Do not run jobs again that succeeded
+        #[arg(long)]
+        failed: bool,
+        /// Follow the new run to its end; the exit code is its result
+        #[arg(long, short)]
+        watch: bool,
+    },
     /// Follow a run to its end; the exit code is the run's result, as for `pipeline run --watch`
     Watch {
         /// Unique id, or PIPELINE/NUMBER
@@ -81,6 +92,17 @@ pub async fn run(command: RunCommand, client: &Client, output: Output) -> Result
             client.call(Method::POST, &path, Some(&json!({}))).await?;
             let run = find(client, &run.uniqueid).await?;
             output.show(&run, |run| format!("Run {} is {}.", run.uniqueid, run.state()))?;
+        }
+        RunCommand::Rerun { run, failed, watch: follow } => {
+            let run = find(client, &run).await?;
+            let path = format!("/api/v1/run/{}/rerun", segment(&run.uniqueid));
+            let again: Run = client.post(&path, &json!({ "failed_only": failed })).await?;
+            if follow {
+                return watch(client, &again, output).await;
+            }
+            output.show(&again, |run| {
+                format!("Run {} of {} is on its way.", run.id, run.pipelinename)
+            })?;
         }
         RunCommand::Watch { run } => {
             let run = find(client, &run).await?;

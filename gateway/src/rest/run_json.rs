@@ -37,6 +37,8 @@ pub(crate) struct RunJson {
     policy: PolicyJson,
     /// Milliseconds since the epoch; 0: at once.
     not_before: u64,
+    /// The run that this one repeats; empty: none.
+    rerun_of: String,
     started_by: String,
     attempts: Vec<AttemptJson>,
     reason: String,
@@ -95,6 +97,7 @@ impl From<Run> for RunJson {
             selector: spec.selector,
             policy: spec.policy.into(),
             not_before: spec.not_before,
+            rerun_of: spec.rerun_of,
             started_by: run.started_by,
             attempts: run.attempts.into_iter().map(AttemptJson::from).collect(),
             reason: run.reason,

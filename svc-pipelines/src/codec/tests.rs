@@ -37,7 +37,21 @@ fn build() -> Build {
 }
 
 fn policy() -> Policy {
-    Policy { priority: -3, groups: vec!["db".into()] }
+    Policy {
+        on_worker_lost: OnWorkerLost::Fail,
+        retries: 2,
+        retry_delay: 30,
+        infrastructure_retries: Some(0),
+        queue_timeout: 60,
+        run_timeout: 70,
+        silence_timeout: 80,
+        ..first_policy()
+    }
+}
+
+/// As it was before it had retries and timeouts.
+fn first_policy() -> Policy {
+    Policy { priority: -3, groups: vec!["db".into()], ..Policy::default() }
 }
 
 /// What each line of `golden.txt` stands for.
@@ -53,6 +67,16 @@ fn events() -> Vec<Event> {
         selector: "mem>=16".into(),
         policy: policy(),
     };
+    let changed = |policy| Event::PipelineChanged {
+        pipeline,
+        name: "new".into(),
+        tags: vec!["eu".into()],
+        pinned_worker: "big".into(),
+        selector: "ssd".into(),
+        policy,
+        by: "user:ann".into(),
+        at,
+    };
     let created = |spec| {
         let (sealed, by) = (Sealed(vec![1, 2, 3]), "user:ann".into());
         Event::PipelineCreated { pipeline, spec, sealed, by, at }
@@ -61,17 +85,10 @@ fn events() -> Vec<Event> {
         // Version 1 had no selector, version 2 no policy.
         created(Spec { selector: String::new(), policy: Policy::default(), ..spec.clone() }),
         created(Spec { policy: Policy::default(), ..spec.clone() }),
+        created(Spec { policy: first_policy(), ..spec.clone() }),
         created(spec),
-        Event::PipelineChanged {
-            pipeline,
-            name: "new".into(),
-            tags: vec!["eu".into()],
-            pinned_worker: "big".into(),
-            selector: "ssd".into(),
-            policy: policy(),
-            by: "user:ann".into(),
-            at,
-        },
+        changed(first_policy()),
+        changed(policy()),
         Event::BuildRequested { pipeline, run: run(), at },
         Event::PipelineBuilt { pipeline, run: run(), version: 4, build: build(), at },
         Event::BuildFailed { pipeline, run: run(), reason: "no gcc".into(), at },

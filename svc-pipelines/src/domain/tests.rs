@@ -317,7 +317,8 @@ fn tags_are_few_short_and_different() {
 fn what_people_may_change_is_checked_like_new() {
     let given = [created(1, "hello"), requested(1, 7), created(2, "other"), requested(2, 8)];
     let some = |text: &str| Some(text.to_owned());
-    let policy = Policy { priority: 5, groups: vec!["DB".into(), "db".into()] };
+    let policy =
+        Policy { priority: 5, groups: vec!["DB".into(), "db".into()], ..Policy::default() };
     let wanted = Change {
         name: some("Hello"),
         selector: some(" ssd "),
@@ -330,7 +331,7 @@ fn what_people_may_change_is_checked_like_new() {
         tags: vec![],
         pinned_worker: String::new(),
         selector: "ssd".into(),
-        policy: Policy { priority: 5, groups: vec!["db".into()] },
+        policy: Policy { priority: 5, groups: vec!["db".into()], ..Policy::default() },
         by: "me".into(),
         at: AT,
     };
@@ -344,13 +345,17 @@ fn what_people_may_change_is_checked_like_new() {
     check(&after, change(2, taken), Err(refused));
     check(&after, change(9, Change::default()), Err(Rejection::UnknownPipeline(PipelineId(9))));
     for (field, policy) in [
-        ("priority", Policy { priority: 101, groups: vec![] }),
-        ("priority", Policy { priority: i32::MIN, groups: vec![] }),
-        ("groups", Policy { priority: 0, groups: vec!["a b".into()] }),
-        ("groups", Policy { priority: 0, groups: vec!["a".into(); 9] }),
+        ("priority", Policy { priority: 101, groups: vec![], ..Policy::default() }),
+        ("priority", Policy { priority: i32::MIN, groups: vec![], ..Policy::default() }),
+        ("groups", Policy { priority: 0, groups: vec!["a b".into()], ..Policy::default() }),
+        ("groups", Policy { priority: 0, groups: vec!["a".into(); 9], ..Policy::default() }),
     ] {
         check_field(Wish { policy, ..wish("a") }, field);
     }
+    let too_long = Policy { run_timeout: u32::MAX, ..Policy::default() };
+    check_field(Wish { policy: too_long, ..wish("a") }, "run_timeout");
+    let too_often = Policy { retries: 101, ..Policy::default() };
+    check_field(Wish { policy: too_often, ..wish("a") }, "retries");
 }
 
 #[test]

@@ -6,8 +6,8 @@ use uuid::Uuid;
 
 use super::*;
 use crate::domain::{
-    ArgumentSpec, ArgumentValue, Build, JobSpec, JobState, Limit, Policy, RunKind, RunSpec,
-    Selector, WhenFull,
+    ArgumentSpec, ArgumentValue, Build, JobSpec, JobState, Limit, OnWorkerLost, Policy, RunKind,
+    RunSpec, Selector, Timeouts, WhenFull,
 };
 
 fn run() -> RunId {
@@ -29,6 +29,18 @@ fn jobs() -> Vec<JobSpec> {
     }]
 }
 
+fn policy() -> Policy {
+    Policy {
+        priority: -3,
+        groups: vec!["db".parse().unwrap()],
+        on_worker_lost: OnWorkerLost::Wait,
+        retries: 2,
+        retry_delay: 30,
+        infrastructure_retries: Some(0),
+        timeouts: Timeouts { queue: 60, run: 70, silence: 80 },
+    }
+}
+
 fn spec() -> RunSpec {
     RunSpec {
         kind: RunKind::Build,
@@ -44,8 +56,10 @@ fn spec() -> RunSpec {
         source_url: "u".into(),
         source_branch: "b".into(),
         selector: Selector::parse("mem>=16 !slow ssd~10 tolerate:ci").unwrap(),
-        policy: Policy { priority: -3, groups: vec!["db".parse().unwrap()] },
+        policy: policy(),
         not_before: Some(Timestamp(900)),
+        rerun_of: Some(run()),
+        done_jobs: vec![JobId(3)],
     }
 }
 
@@ -65,10 +79,20 @@ fn every_event() -> Vec<Event> {
         started_by: text("user:a"),
         at,
     };
-    let version_2 = || RunSpec { policy: Policy::default(), not_before: None, ..spec() };
+    let version_3 = || {
+        let Policy { priority, groups, .. } = policy();
+        let policy = Policy { priority, groups, ..Policy::default() };
+        RunSpec { policy, rerun_of: None, done_jobs: vec![], ..spec() }
+    };
+    let version_2 = || RunSpec { policy: Policy::default(), not_before: None, ..version_3() };
+    let requeued = |cause, not_before| {
+        let reason = text("r");
+        Event::RunRequeued { run, attempt, reason, cause, not_before, at }
+    };
     vec![
         submitted(RunSpec { selector: Selector::default(), ..version_2() }),
         submitted(version_2()),
+        submitted(version_3()),
         submitted(spec()),
         Event::RunDue { run, at },
         Event::LimitChanged {
@@ -89,7 +113,8 @@ fn every_event() -> Vec<Event> {
             message: text("m"),
             at,
         },
-        Event::RunRequeued { run, attempt, reason: text("r"), at },
+        requeued(Cause::Infrastructure, None),
+        requeued(Cause::Run, Some(Timestamp(900))),
         Event::RunCancelRequested { run, by: text("user:a"), note: text("n"), at },
         Event::RunCancelled { run, reason: text("r"), at },
         Event::RunFinished {

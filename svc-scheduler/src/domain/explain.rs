@@ -173,14 +173,25 @@ fn summary(
     connected: &Connected,
 ) -> String {
     if let Some(current) = run.current() {
-        let worker = state.worker_name(current.worker);
-        return format!("the run is {} on worker `{worker}`", on_worker(run.state));
+        let (id, worker) = (current.worker, state.worker_name(current.worker));
+        let how = on_worker(run.state);
+        return match state.worker(id) {
+            Some(worker_state) if worker_state.lost && !run.leaves(worker_state) => {
+                format!(
+                    "the run is {how} on worker `{worker}`, which is lost; it waits for that to come back"
+                )
+            }
+            _ => format!("the run is {how} on worker `{worker}`"),
+        };
     }
     if run.state.is_terminal() {
         return format!("the run has ended: {}", run.state.word());
     }
     if run.delayed_until.is_some() {
-        return "the run is delayed; its time has not come".into();
+        return match run.attempts.last() {
+            Some(last) => format!("the run is tried again in a while: {}", last.requeue_reason),
+            None => "the run is delayed; its time has not come".into(),
+        };
     }
     if placement.matching == 0 {
         return nobody(state, &class.requirement, placement);

@@ -6,6 +6,12 @@ use super::limit::{Gate, GroupName};
 pub const MAX_PRIORITY: i32 = 100;
 /// Most groups that a run is in.
 pub const MAX_GROUPS: usize = 8;
+/// Most retries of either kind.
+pub const MAX_RETRIES: u32 = 100;
+/// Longest delay before a first retry, in seconds.
+pub const MAX_RETRY_DELAY: u32 = 86_400;
+/// Longest timeout, in seconds.
+pub const MAX_TIMEOUT: u32 = 30 * 86_400;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
@@ -13,6 +19,37 @@ pub struct Policy {
     pub priority: i32,
     /// Each once, sorted.
     pub groups: Vec<GroupName>,
+    pub on_worker_lost: OnWorkerLost,
+    /// How often it is tried again when it failed by itself.
+    pub retries: u32,
+    /// Seconds before the first of these; each further one waits twice as long.
+    pub retry_delay: u32,
+    /// How often it is tried again when its worker could not do it; `None`: as the server is set.
+    pub infrastructure_retries: Option<u32>,
+    pub timeouts: Timeouts,
+}
+
+/// In seconds; 0: none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// To wait for a worker, without the time of a delay.
+    pub queue: u32,
+    /// Of one attempt, from its start.
+    pub run: u32,
+    /// To print nothing; the worker sees to it.
+    pub silence: u32,
+}
+
+/// What happens to a run whose worker is lost and that may have begun.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnWorkerLost {
+    /// It is tried again.
+    #[default]
+    Requeue,
+    /// It has failed: it never begins twice.
+    Fail,
+    /// It stays with the worker until that comes back, or is deregistered.
+    Wait,
 }
 
 /// What is wrong with a policy.
@@ -24,6 +61,8 @@ pub enum PolicyError {
     Priority(i32),
     #[error("groups: a run is in at most {MAX_GROUPS}, and {0} are named")]
     TooManyGroups(usize),
+    #[error("{field}: {value} is more than {most}")]
+    TooMuch { field: &'static str, value: u32, most: u32 },
 }
 
 impl Policy {
@@ -34,7 +73,20 @@ impl Policy {
         if self.groups.len() > MAX_GROUPS {
             return Err(PolicyError::TooManyGroups(self.groups.len()));
         }
-        Ok(())
+        let Self { retries, retry_delay, infrastructure_retries, timeouts, .. } = self;
+        let bounds = [
+            ("retries", *retries, MAX_RETRIES),
+            ("retry_delay", *retry_delay, MAX_RETRY_DELAY),
+            ("infrastructure_retries", infrastructure_retries.unwrap_or_default(), MAX_RETRIES),
+            ("queue_timeout", timeouts.queue, MAX_TIMEOUT),
+            ("run_timeout", timeouts.run, MAX_TIMEOUT),
+            ("silence_timeout", timeouts.silence, MAX_TIMEOUT),
+        ];
+        let too_much = bounds.into_iter().find(|(_, value, most)| value > most);
+        match too_much {
+            Some((field, value, most)) => Err(PolicyError::TooMuch { field, value, most }),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn gates(&self) -> impl Iterator<Item = Gate> {

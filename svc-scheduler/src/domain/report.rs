@@ -11,7 +11,8 @@ use std::{
 use ids::{Attempt, JobId, LeaseToken, RunId, Timestamp, WorkerId};
 
 use super::{
-    Event, Outcome, Rejection, end_attempt,
+    Event, Outcome, Rejection,
+    retry::{Cause, Loss, end_attempt, retry},
     run::{AttemptRecord, JobState, Run, RunState},
     spec::{Build, RunKind},
     state::State,
@@ -119,7 +120,8 @@ pub(super) fn report_run(state: &State, ask: Ask, report: Report) -> Result<Vec<
         Reported::GivenBack => {
             let worker = state.worker_name(ask.worker);
             let reason = with(&format!("worker {worker} gave it back"), &report.reason);
-            events.extend(end_attempt(state, ask.run, &reason, ask.max_attempts, ask.at));
+            let (loss, most) = (Loss::GivenBack, ask.max_attempts);
+            events.extend(end_attempt(state, ask.run, &reason, loss, most, ask.at));
         }
         Reported::Succeeded | Reported::Failed | Reported::Cancelled => {
             if let Some(wish) = run.cancel_requested.clone() {
@@ -153,7 +155,12 @@ fn answer_late(
         return Err(refusal);
     };
     if !attempt.requeue_reason.is_empty() {
-        return if report.state == Reported::GivenBack { Ok(vec![]) } else { Err(refusal) };
+        let repeats = match report.state {
+            Reported::GivenBack => true,
+            Reported::Failed => attempt.requeued == Some(Cause::Run),
+            _ => false,
+        };
+        return if repeats { Ok(vec![]) } else { Err(refusal) };
     }
     let repeats = match run.state {
         RunState::Succeeded => report.state == Reported::Succeeded,
@@ -177,6 +184,12 @@ fn finish(run: &Run, attempt: Attempt, ask: &Ask, report: Report, events: &mut V
             Ok(()) => outcome = Outcome::Succeeded,
             Err(why) => reason = why,
         }
+    }
+    if outcome == Outcome::Failed
+        && let Some(again) = retry(id, run, &reason, at)
+    {
+        events.push(again);
+        return;
     }
     if outcome == Outcome::Succeeded && !stopped_early {
         finish_jobs(run, attempt, ask, events);

@@ -8,6 +8,7 @@ use super::{
     Event, RunKind,
     limit::Gate,
     queue::Owner,
+    retry::Cause,
     spec::{Build, RunSpec},
     worker::Requirement,
 };
@@ -36,6 +37,8 @@ pub struct Run {
     pub revision: u32,
     /// When it may go on to a worker; `None`: now.
     pub(super) delayed_until: Option<Timestamp>,
+    /// When its delay was or will be over.
+    pub(super) held_back_until: Timestamp,
     pub(super) requirement: Arc<Requirement>,
     pub(super) gates: Arc<[Gate]>,
     /// Who started it, among whom workers are shared out.
@@ -87,6 +90,7 @@ pub struct AttemptRecord {
     pub ended_at: Option<Timestamp>,
     /// Why it ended without ending the run; empty: it did not.
     pub requeue_reason: String,
+    pub requeued: Option<Cause>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,6 +153,7 @@ impl Run {
             build: None,
             revision: 1,
             delayed_until: spec.not_before.filter(|due| due > at),
+            held_back_until: spec.not_before.unwrap_or_default(),
             requirement: Arc::new(Requirement::of(spec)),
             gates: gates(spec),
             owner: started_by.as_str().into(),
@@ -170,6 +175,7 @@ impl Run {
                     started_at: None,
                     ended_at: None,
                     requeue_reason: String::new(),
+                    requeued: None,
                 });
             }
             Event::RunStarted { at, .. } => {
@@ -190,13 +196,16 @@ impl Run {
                     job.message.clone_from(message);
                 }
             }
-            Event::RunRequeued { reason, at, .. } => {
+            Event::RunRequeued { reason, cause, not_before, at, .. } => {
                 self.state = RunState::Queued;
+                self.delayed_until = not_before.filter(|due| due > at);
+                self.held_back_until = not_before.unwrap_or_default();
                 self.started_at = None;
                 self.jobs = waiting(&self.spec);
                 if let Some(attempt) = self.attempts.last_mut() {
                     attempt.ended_at = Some(*at);
                     attempt.requeue_reason.clone_from(reason);
+                    attempt.requeued = Some(*cause);
                 }
             }
             Event::RunCancelRequested { by, note, .. } => {
@@ -243,6 +252,9 @@ fn gates(spec: &RunSpec) -> Arc<[Gate]> {
     of_pipeline.into_iter().chain(spec.policy.gates()).collect()
 }
 
+/// What is said of a job that is not done again.
+const DONE: &str = "it succeeded in the run that this one repeats";
+
 fn waiting(spec: &RunSpec) -> Vec<Job> {
     let job = |id| Job {
         id,
@@ -251,7 +263,14 @@ fn waiting(spec: &RunSpec) -> Vec<Job> {
         finished_at: None,
         message: String::new(),
     };
-    spec.jobs.iter().map(|spec| job(spec.id)).collect()
+    let with_state = |id| {
+        if spec.done_jobs.contains(&id) {
+            Job { state: JobState::Succeeded, message: DONE.to_owned(), ..job(id) }
+        } else {
+            job(id)
+        }
+    };
+    spec.jobs.iter().map(|spec| with_state(spec.id)).collect()
 }
 
 /// `cancelled by user:alice: wrong branch`

@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use ids::{Digest, JobId, PipelineId, Timestamp};
+use ids::{Digest, JobId, PipelineId, RunId, Timestamp};
 
 use super::{
     policy::{Policy, PolicyError},
@@ -32,6 +32,9 @@ pub struct RunSpec {
     pub policy: Policy,
     /// Not to be started earlier.
     pub not_before: Option<Timestamp>,
+    /// The run that this one repeats, and those of its jobs that are not done again.
+    pub rerun_of: Option<RunId>,
+    pub done_jobs: Vec<JobId>,
     pub artifact: Option<Digest>,
     pub artifact_size: u64,
     pub jobs: Vec<JobSpec>,
@@ -103,6 +106,10 @@ pub enum SpecError {
     Contradiction { why: String },
     #[error("job `{second}` has the id {id} of job `{first}`; ids are unique in a pipeline")]
     DuplicateJob { id: JobId, first: String, second: String },
+    #[error("job {0} is said to be done, but the pipeline does not have it")]
+    UnknownDoneJob(JobId),
+    #[error("all jobs are said to be done; there is nothing to run")]
+    NothingToDo,
     #[error("job `{job}` depends on job {dependency}, which the pipeline does not have")]
     UnknownDependency { job: String, dependency: JobId },
     #[error("jobs wait for each other: {}", .jobs.join(" → "))]
@@ -149,6 +156,7 @@ impl RunSpec {
             return Err(SpecError::TooLarge { bytes });
         }
         check_jobs(&self.jobs)?;
+        self.check_done_jobs()?;
         self.check_arguments()
     }
 
@@ -165,7 +173,7 @@ impl RunSpec {
         let arguments: usize =
             self.arguments.iter().map(|given| given.key.len() + given.value.len() + 18).sum();
         let selector = self.selector.to_string().len();
-        1_000 + texts + selector + arguments + jobs_bytes(&self.jobs)
+        1_000 + 6 * self.done_jobs.len() + texts + selector + arguments + jobs_bytes(&self.jobs)
     }
 
     /// Whether any job gets a value for an argument.
@@ -174,6 +182,18 @@ impl RunSpec {
         let by_default =
             |argument: &ArgumentSpec| argument.is("vault") || !argument.default_value.is_empty();
         declared.any(by_default) || self.arguments.iter().any(|given| !given.value.is_empty())
+    }
+
+    fn check_done_jobs(&self) -> Result<(), SpecError> {
+        let ids: HashSet<_> = self.jobs.iter().map(|job| job.id).collect();
+        let done: HashSet<_> = self.done_jobs.iter().copied().collect();
+        if let Some(unknown) = done.difference(&ids).min() {
+            return Err(SpecError::UnknownDoneJob(*unknown));
+        }
+        if !done.is_empty() && done.len() == ids.len() {
+            return Err(SpecError::NothingToDo);
+        }
+        Ok(())
     }
 
     fn check_arguments(&self) -> Result<(), SpecError> {

@@ -34,6 +34,8 @@ pub struct State {
     /// Held, but somebody wants them to stop.
     cancelling: BTreeSet<RunId>,
     finished: HashMap<WorkerId, u64>,
+    /// When runs will have waited or run for too long.
+    deadlines: BTreeSet<(Timestamp, RunId)>,
     /// Runs on workers, by who started them.
     shares: HashMap<Owner, u32>,
     // From both `run-*` and `limit-*`.
@@ -200,6 +202,11 @@ impl State {
         self.queue.delayed().next().map(|(due, _)| due)
     }
 
+    /// When runs will have waited or run for too long, soonest first.
+    pub fn deadlines(&self) -> impl Iterator<Item = (Timestamp, RunId)> {
+        self.deadlines.iter().copied()
+    }
+
     /// Active workers with a free slot.
     pub(super) fn roomy(&self) -> impl Iterator<Item = (WorkerId, &Worker)> {
         self.roomy.iter().filter_map(|&id| Some((id, self.workers.get(&id)?)))
@@ -215,7 +222,8 @@ impl State {
     fn recheck(&mut self, id: WorkerId) {
         let held = self.held_count(id);
         let Some(worker) = self.workers.get(&id) else { return };
-        if held > 0 && worker.is_gone() {
+        let leaves = |run| self.runs.get(&run).is_some_and(|run| run.leaves(worker));
+        if worker.is_gone() && self.held_by(id).any(leaves) {
             self.gone_holding.insert(id);
         } else {
             self.gone_holding.remove(&id);
@@ -255,7 +263,12 @@ impl State {
         }
         if let Some(run) = self.runs.get_mut(&id) {
             let before = (Standing::of(id, run), Part::of(run));
+            let deadline = run.deadline();
             run.evolve(event);
+            if deadline != run.deadline() {
+                deadline.map(|deadline| self.deadlines.remove(&(deadline, id)));
+                self.deadlines.extend(run.deadline().map(|deadline| (deadline, id)));
+            }
             let after = (Standing::of(id, run), Part::of(run));
             let (place, gates) = ((run.submitted_at, id), Arc::clone(&run.gates));
             let owner = Arc::clone(&run.owner);
@@ -274,6 +287,7 @@ impl State {
             self.by_pipeline.insert((pipeline, run.submitted_at, id));
             self.by_time.insert(place);
             self.open.insert(place);
+            self.deadlines.extend(run.deadline().map(|deadline| (deadline, id)));
             let (standing, part) = (Standing::of(id, &run), Part::of(&run));
             let (gates, owner) = (Arc::clone(&run.gates), Arc::clone(&run.owner));
             self.runs.insert(id, run);

@@ -9,6 +9,7 @@ mod graph;
 mod placing;
 mod properties;
 mod queueing;
+mod retrying;
 mod selectors;
 
 const MAX: u32 = 5;
@@ -57,6 +58,8 @@ fn spec() -> RunSpec {
         selector: Selector::default(),
         policy: Policy::default(),
         not_before: None,
+        rerun_of: None,
+        done_jobs: vec![],
     }
 }
 
@@ -109,6 +112,8 @@ fn requeued(n: u128, attempt: u32, reason: &str) -> Event {
         run: run(n),
         attempt: Attempt(attempt),
         reason: reason.into(),
+        cause: Cause::Infrastructure,
+        not_before: None,
         at: at(300),
     }
 }

@@ -147,8 +147,8 @@ pub struct Requirement {
     pub selector: Selector,
     /// Id or name of the only worker; empty: any.
     pub pin: String,
-    /// Not for a worker that polls: such are Gaia's own agents, which build nothing and read no values
-    /// of arguments.
+    /// Not for a worker that polls: such are Gaia's own agents, which build nothing, read no values of
+    /// arguments, and do all jobs.
     pub pushed: bool,
 }
 
@@ -157,7 +157,7 @@ impl Requirement {
     pub fn of(spec: &RunSpec) -> Self {
         let tags = spec.tags.iter().chain([&spec.pipeline_type]);
         let selector = spec.selector.clone().with_tags(tags);
-        let pushed = spec.kind == RunKind::Build || spec.has_values();
+        let pushed = spec.kind == RunKind::Build || spec.has_values() || !spec.done_jobs.is_empty();
         Self { selector, pin: spec.pinned_worker.clone(), pushed }
     }
 }

@@ -19,6 +19,7 @@ enum Step {
     Expire(u128),
     SetLimit(bool, Option<Limit>),
     Enforce,
+    ExpireTimeouts,
     ReleaseDue,
     Fact(u128, WorkerChange),
 }
@@ -133,6 +134,7 @@ impl World {
                 Command::SetLimit { gate, limit, by, note, at }
             }
             Step::Enforce => Command::EnforceLimits { at },
+            Step::ExpireTimeouts => Command::ExpireTimeouts { at: Timestamp(at.0 + 1_000) },
             Step::ReleaseDue => Command::ReleaseDue { at },
             Step::Fact(..) => return None,
         })
@@ -145,10 +147,23 @@ fn spec_of(n: u128) -> RunSpec {
         2 => RunSpec { pinned_worker: "w2".into(), ..spec() },
         3 => build_spec(),
         4 => {
-            let policy = Policy { priority: 7, groups: vec!["db".parse().unwrap()] };
+            let timeouts = Timeouts { queue: 1, run: 1, silence: 0 };
+            let groups = vec!["db".parse().unwrap()];
+            let (on_worker_lost, retries) = (OnWorkerLost::Fail, 1);
+            let policy = Policy {
+                priority: 7,
+                groups,
+                on_worker_lost,
+                retries,
+                timeouts,
+                ..Policy::default()
+            };
             RunSpec { policy, ..spec() }
         }
-        5 => RunSpec { not_before: Some(at(60)), ..spec() },
+        5 => {
+            let policy = Policy { on_worker_lost: OnWorkerLost::Wait, ..Policy::default() };
+            RunSpec { not_before: Some(at(60)), policy, ..spec() }
+        }
         _ => spec(),
     }
 }
@@ -231,6 +246,8 @@ fn assert_sound(state: &State) {
             let is_live = run.state.is_held() && index + 1 == run.attempts.len();
             assert_eq!(attempt.ended_at.is_none(), is_live);
         }
+        let deadlines = state.deadlines().filter(|(_, other)| *other == id);
+        assert!(deadlines.map(|(deadline, _)| deadline).eq(run.deadline()));
         let unstarted = state.unstarted(at(0)).any(|(other, _)| other == id);
         assert_eq!(unstarted, run.state == RunState::Assigned);
         let cancelling = state.cancelling().any(|(other, _)| other == id);
@@ -239,9 +256,11 @@ fn assert_sound(state: &State) {
         assert_eq!(listed.map(|(id, _)| id).any(|other| other == id), !run.state.is_terminal());
     }
     assert_eq!(state.queued(), waiting);
-    let gone = (1..=WORKERS)
-        .map(worker)
-        .filter(|&id| state.held_count(id) > 0 && state.worker(id).is_some_and(Worker::is_gone));
+    let leaves = |run, worker: &Worker| state.run(run).unwrap().leaves(worker);
+    let gone = (1..=WORKERS).map(worker).filter(|&id| {
+        let gone = state.worker(id).filter(|worker| worker.is_gone());
+        gone.is_some_and(|worker| state.held_by(id).any(|run| leaves(run, worker)))
+    });
     assert_eq!(state.gone_holding().collect::<BTreeSet<_>>(), gone.collect());
     let roomy = state
         .workers()
@@ -361,6 +380,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => (any_worker(), any_change()).prop_map(|(n, change)| Step::Fact(n, change)),
         1 => (any::<bool>(), any_limit()).prop_map(|(group, limit)| Step::SetLimit(group, limit)),
         1 => Just(Step::Enforce),
+        1 => Just(Step::ExpireTimeouts),
         1 => Just(Step::ReleaseDue),
     ]
 }

@@ -15,11 +15,14 @@ fn wish(n: u128, by: &str, spec: RunSpec) -> Vec<Fact> {
 }
 
 fn urgent(priority: i32) -> RunSpec {
-    RunSpec { policy: Policy { priority, groups: vec![] }, ..spec() }
+    RunSpec { policy: Policy { priority, ..Policy::default() }, ..spec() }
 }
 
 fn grouped(group: &str) -> RunSpec {
-    RunSpec { policy: Policy { priority: 0, groups: vec![group.parse().unwrap()] }, ..spec() }
+    RunSpec {
+        policy: Policy { groups: vec![group.parse().unwrap()], ..Policy::default() },
+        ..spec()
+    }
 }
 
 fn group(name: &str) -> Gate {
