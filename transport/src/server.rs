@@ -4,6 +4,7 @@
 
 mod endpoint;
 mod quic;
+mod socket;
 mod tcp;
 
 use crate::{Connection, Protocol, Watchlist, limits, standing::Standing};
@@ -44,6 +45,7 @@ pub struct Server {
     drivers: TaskTracker,
     address: SocketAddr,
     watchlist: Watchlist,
+    at_once: bool,
 }
 
 struct Tls(TlsAcceptor);
@@ -63,6 +65,7 @@ struct Shared {
     gone: CancellationToken,
     port: u16,
     watchlist: Watchlist,
+    at_once: bool,
 }
 
 impl Server {
@@ -85,12 +88,20 @@ impl Server {
         let endpoint = endpoint::start(socket, quic, &live.credentials(), drivers.clone())?;
         let tls = Tls(TlsAcceptor::from(Arc::new(tls)));
         let watchlist = Watchlist::new(live.revoked().clone());
-        Ok(Self { listener, tls, endpoint, drivers, address, watchlist })
+        Ok(Self { listener, tls, endpoint, drivers, address, watchlist, at_once: false })
     }
 
     /// Who is believed no more, and whose connections end.
     pub fn watchlist(&self) -> Watchlist {
         self.watchlist.clone()
+    }
+
+    /// Acknowledges over TCP whatever arrives as soon as it was read, for clients with Nagle's algorithm,
+    /// which hold back what they have until then: 40 ms in each of their calls.
+    #[must_use]
+    pub fn acknowledge_at_once(mut self) -> Self {
+        self.at_once = true;
+        self
     }
 
     /// The address that was bound, with the port that was picked.
@@ -103,8 +114,8 @@ impl Server {
     pub async fn serve(self, router: Router, shutdown: CancellationToken) {
         let gone = CancellationToken::new();
         let _guard = gone.clone().drop_guard();
-        let (port, watchlist) = (self.address.port(), self.watchlist);
-        let shared = Shared { router, shutdown, gone, port, watchlist };
+        let (port, watchlist, at_once) = (self.address.port(), self.watchlist, self.at_once);
+        let shared = Shared { router, shutdown, gone, port, watchlist, at_once };
         let tcp = tcp::serve(self.listener, self.tls.0, shared.clone());
         let quic = quic::serve(self.endpoint, shared);
         tokio::join!(tcp, quic);

@@ -1,6 +1,6 @@
 //! The TCP wing: TLS, then HTTP/1.1 or HTTP/2 by hyper.
 
-use super::Shared;
+use super::{Shared, socket::Socket};
 use crate::{Connection, Protocol, Watchlist, call, limits, standing::Standing};
 use axum::{body::Body, http::HeaderValue};
 use http::{Request, Response, Version, header::ALT_SVC};
@@ -18,12 +18,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
-use tokio::{
-    io::AsyncWriteExt,
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    time::timeout,
-};
+use tokio::{io::AsyncWriteExt, net::TcpListener, sync::Semaphore, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -57,7 +52,8 @@ pub(super) async fn serve(listener: TcpListener, tls: TlsAcceptor, shared: Share
         let (tls, shared) = (tls.clone(), shared.clone());
         let gone = shared.gone.clone();
         connections.spawn(gone.run_until_cancelled_owned(async move {
-            match handshake(stream, address, &tls, &shared.watchlist).await {
+            let socket = Socket::new(stream, shared.at_once);
+            match handshake(socket, address, &tls, &shared.watchlist).await {
                 Ok((stream, connection, standing)) => {
                     converse(stream, connection, standing, shared).await;
                 }
@@ -75,13 +71,12 @@ pub(super) async fn serve(listener: TcpListener, tls: TlsAcceptor, shared: Share
 }
 
 async fn handshake(
-    stream: TcpStream,
+    socket: io::Result<Socket>,
     address: SocketAddr,
     tls: &TlsAcceptor,
     watchlist: &Watchlist,
-) -> io::Result<(TlsStream<TcpStream>, Connection, Standing)> {
-    stream.set_nodelay(true)?;
-    let accepting = tls.accept(stream).into_fallible();
+) -> io::Result<(TlsStream<Socket>, Connection, Standing)> {
+    let accepting = tls.accept(socket?).into_fallible();
     let stream = match timeout(limits::HANDSHAKE, accepting).await? {
         Ok(stream) => stream,
         Err((error, stream)) => {
@@ -98,14 +93,14 @@ async fn handshake(
 
 /// Lets the client read why it was refused. To close at once would reset the connection, since what
 /// it has sent by now is unread, and the reset would overtake the alert.
-async fn linger(mut stream: TcpStream) {
+async fn linger(mut stream: Socket) {
     if stream.shutdown().await.is_ok() {
         tokio::io::copy(&mut stream, &mut tokio::io::sink()).await.ok();
     }
 }
 
 async fn converse(
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<Socket>,
     connection: Connection,
     standing: Standing,
     shared: Shared,

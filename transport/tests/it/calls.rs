@@ -2,20 +2,20 @@
 
 use crate::{
     house::{House, PATIENCE, Way, reaches, soon},
-    vehicle::{MESSAGE, event},
+    vehicle::{
+        MESSAGE, event,
+        rpc::{
+            AppendRequest, AppendResponse, HeadRequest, ReadStreamRequest,
+            vehicle_client::VehicleClient,
+        },
+    },
 };
 use axum::body::to_bytes;
 use bytes::Bytes;
 use futures::{StreamExt, future::join_all, stream};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
-use proto::{
-    log::v1::{
-        AppendRequest, AppendResponse, HeadRequest, ReadAllRequest, ReadStreamRequest,
-        append_response::Result as Appended, event_log_client::EventLogClient,
-    },
-    worker::{LogChunk, worker_client::WorkerClient},
-};
+use proto::worker::{LogChunk, worker_client::WorkerClient};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -60,8 +60,8 @@ over_every_way!(
     fifteen_hundred_calls_at_once_are_answered,
 );
 
-fn log(channel: Channel) -> EventLogClient<Channel> {
-    EventLogClient::new(channel)
+fn log(channel: Channel) -> VehicleClient<Channel> {
+    VehicleClient::new(channel)
         .max_decoding_message_size(MESSAGE)
         .max_encoding_message_size(MESSAGE)
 }
@@ -75,14 +75,11 @@ fn append_bytes(length: u64) -> AppendRequest {
 }
 
 fn position(response: AppendResponse) -> u64 {
-    match response.result {
-        Some(Appended::Appended(appended)) => appended.position,
-        other => panic!("{other:?}"),
-    }
+    response.position
 }
 
 fn read(stream: &str, limit: u64) -> ReadStreamRequest {
-    ReadStreamRequest { stream: stream.to_owned(), limit, from_revision: 0 }
+    ReadStreamRequest { stream: stream.to_owned(), limit }
 }
 
 fn chunk(bytes: usize) -> LogChunk {
@@ -156,8 +153,7 @@ async fn a_stream_that_fails_midway_brings_what_came_before(way: Way) {
 
 async fn an_empty_stream_has_an_end(way: Way) {
     let house = House::open().await;
-    let request = ReadAllRequest::default();
-    let events = soon(log(house.channel(way)).read_all(request)).await.unwrap();
+    let events = soon(log(house.channel(way)).read_stream(read("count", 0))).await.unwrap();
     assert!(soon(events.into_inner().message()).await.unwrap().is_none());
 }
 

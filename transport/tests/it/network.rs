@@ -1,14 +1,14 @@
 //! Networks that block UDP, servers that stop and come back, ports that are taken.
 
-use crate::house::{House, PATIENCE, Way, reaches, service, soon};
+use crate::{
+    house::{House, PATIENCE, Way, reaches, service, soon},
+    vehicle::rpc::{AppendRequest, HeadRequest, ReadStreamRequest, vehicle_client::VehicleClient},
+};
 use bytes::Bytes;
 use futures::future::join_all;
 use http::{Request, Version, header::ALT_SVC};
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
-use proto::log::v1::{
-    AppendRequest, HeadRequest, ReadStreamRequest, event_log_client::EventLogClient,
-};
 use rustls_pki_types::ServerName;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
@@ -19,8 +19,8 @@ use tokio::{
 use tonic::Code;
 use transport::{Channel, Protocol, Protocols, Server};
 
-fn client(channel: &Channel) -> EventLogClient<Channel> {
-    EventLogClient::new(channel.clone())
+fn client(channel: &Channel) -> VehicleClient<Channel> {
+    VehicleClient::new(channel.clone())
 }
 
 async fn head(channel: &Channel) -> Result<u64, tonic::Status> {
@@ -157,7 +157,7 @@ async fn calls_that_do_not_finish_are_cut_off_when_the_server_stops() {
     let cut_off = |way| async move {
         let house = House::open().await;
         let channel = house.channel(way);
-        let idle = ReadStreamRequest { stream: "idle".to_owned(), limit: 1, from_revision: 0 };
+        let idle = ReadStreamRequest { stream: "idle".to_owned(), limit: 1 };
         let mut events = soon(client(&channel).read_stream(idle)).await.unwrap().into_inner();
         soon(events.message()).await.unwrap().unwrap();
         let seen = house.seen.clone();
@@ -174,7 +174,7 @@ async fn a_server_that_is_dropped_cuts_its_calls_off() {
     for way in [Way::Http2, Way::Http3] {
         let house = House::open().await;
         let channel = house.channel(way);
-        let idle = ReadStreamRequest { stream: "idle".to_owned(), limit: 1, from_revision: 0 };
+        let idle = ReadStreamRequest { stream: "idle".to_owned(), limit: 1 };
         let mut events = soon(client(&channel).read_stream(idle)).await.unwrap().into_inner();
         soon(events.message()).await.unwrap().unwrap();
         house.task.abort();

@@ -1,7 +1,9 @@
 //! A client that speaks HTTP/3 badly, byte by byte.
 
-use crate::house::{House, Way, reaches, soon};
-use proto::log::v1::{HeadRequest, event_log_client::EventLogClient};
+use crate::{
+    house::{House, Way, reaches, soon},
+    vehicle::rpc::{HeadRequest, vehicle_client::VehicleClient},
+};
 use quinn::crypto::rustls::QuicClientConfig;
 use std::sync::Arc;
 
@@ -69,7 +71,7 @@ async fn an_upload_that_is_cut_off_within_a_frame_is_not_whole() {
 #[tokio::test]
 async fn a_client_that_talks_nonsense_harms_nobody_else() {
     let house = House::open().await;
-    let mut client = EventLogClient::new(house.channel(Way::Http3));
+    let mut client = VehicleClient::new(house.channel(Way::Http3));
     for nonsense in [&[0xff; 40][..], &[0, 4, 0, 0], &[1, 0], &[0x21], &[]] {
         let (_endpoint, connection, _control) = connect(&house).await;
         let (mut send, mut receive) = connection.open_bi().await.unwrap();

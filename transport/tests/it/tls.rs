@@ -1,12 +1,14 @@
 //! Who may connect, on both protocols: with no certificate, a foreign one, an expired one, the right.
 
-use crate::house::{DAY, House, authority, authority_dir, new_authority, service, soon};
+use crate::{
+    house::{DAY, House, authority, authority_dir, new_authority, service, soon},
+    vehicle::rpc::{HeadRequest, vehicle_client::VehicleClient},
+};
 use axum::{Router, routing};
 use http::Request;
 use http_body_util::BodyExt;
 use identity::{Credentials, Peer};
 use ids::WorkerId;
-use proto::log::v1::{HeadRequest, event_log_client::EventLogClient};
 use rcgen::{CertificateParams, Issuer, KeyPair, SanType};
 use tonic::{Code, Status, body::Body};
 use tower::ServiceExt;
@@ -27,7 +29,7 @@ pub async fn whoami(channel: Channel) -> String {
 
 /// What a gRPC caller is told.
 async fn refusal(channel: Channel) -> Status {
-    soon(EventLogClient::new(channel).head(HeadRequest {})).await.unwrap_err()
+    soon(VehicleClient::new(channel).head(HeadRequest {})).await.unwrap_err()
 }
 
 /// Signed by the right CA, for a time long past.

@@ -4,16 +4,9 @@ use crate::house::DAY;
 use axum::{Extension, Router, body::Body, http::HeaderMap, routing};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
-use proto::{
-    log::v1::{
-        AppendRequest, AppendResponse, HeadRequest, HeadResponse, NewEvent, ReadAllRequest,
-        ReadStreamRequest, RecordedEvent, append_response,
-        event_log_server::{EventLog, EventLogServer},
-    },
-    worker::{
-        FileChunk, GitRepo, LogChunk, PipelineId, PipelineRun, WorkerInstance,
-        worker_server::{Worker, WorkerServer},
-    },
+use proto::worker::{
+    FileChunk, GitRepo, LogChunk, PipelineId, PipelineRun, WorkerInstance,
+    worker_server::{Worker, WorkerServer},
 };
 use std::{
     collections::HashSet,
@@ -25,6 +18,18 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataValue};
 use transport::Connection;
+
+/// Committed, not built: see tests/generated.rs.
+#[allow(warnings, clippy::all, clippy::pedantic)]
+pub mod rpc {
+    include!("vehicle/generated.rs");
+}
+
+use rpc::{
+    AppendRequest, AppendResponse, Event, HeadRequest, HeadResponse, ReadStreamRequest,
+    RecordedEvent,
+    vehicle_server::{Vehicle as Calls, VehicleServer},
+};
 
 /// Larger than any message of the tests.
 pub const MESSAGE: usize = 16 << 20;
@@ -84,7 +89,7 @@ struct Vehicle(Arc<Seen>);
 
 pub fn router(seen: Arc<Seen>) -> Router {
     let vehicle = Vehicle(seen.clone());
-    let log = EventLogServer::new(vehicle.clone())
+    let log = VehicleServer::new(vehicle.clone())
         .max_decoding_message_size(MESSAGE)
         .max_encoding_message_size(MESSAGE);
     tonic::service::Routes::new(log)
@@ -119,27 +124,25 @@ async fn bytes(axum::extract::Path(count): axum::extract::Path<usize>) -> Body {
     Body::from_stream(stream::iter(chunks))
 }
 
-pub fn event(data: Bytes) -> NewEvent {
-    NewEvent { data, ..NewEvent::default() }
+pub fn event(data: Bytes) -> Event {
+    Event { data }
 }
 
 fn recorded(position: u64, data: Bytes) -> RecordedEvent {
-    RecordedEvent { position, event: Some(event(data)), ..RecordedEvent::default() }
+    RecordedEvent { position, event: Some(event(data)) }
 }
 
-/// "Appended" at the position that is the events' length in bytes.
+/// At the position that is the events' length in bytes.
 fn appended(request: &AppendRequest) -> AppendResponse {
     let position = request.events.iter().map(|event| event.data.len() as u64).sum();
-    let appended = append_response::Appended { position, revision: 0 };
-    AppendResponse { result: Some(append_response::Result::Appended(appended)) }
+    AppendResponse { position }
 }
 
 type Answer<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
-impl EventLog for Vehicle {
+impl Calls for Vehicle {
     type ReadStreamStream = Answer<RecordedEvent>;
-    type ReadAllStream = Answer<RecordedEvent>;
     type AppendAllStream = Answer<AppendResponse>;
 
     /// Answers each message with its length.
@@ -212,13 +215,6 @@ impl EventLog for Vehicle {
             }
             other => return Err(Status::unimplemented(other.to_owned())),
         }))
-    }
-
-    async fn read_all(
-        &self,
-        _: Request<ReadAllRequest>,
-    ) -> Result<Response<Self::ReadAllStream>, Status> {
-        Ok(Response::new(stream::empty().boxed()))
     }
 
     async fn head(&self, request: Request<HeadRequest>) -> Result<Response<HeadResponse>, Status> {
