@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, env, error::Error, fmt::Write, fs, path::Path};
 
 use prost_types::FileDescriptorSet;
 
-const FILES: [&str; 17] = [
+const FILES: [&str; 22] = [
     "worker.proto",
     "plugin.proto",
     "go_plugin.proto",
@@ -22,6 +22,11 @@ const FILES: [&str; 17] = [
     "gaia/pipelines_events.proto",
     "gaia/access.proto",
     "gaia/access_events.proto",
+    "eventstore/shared.proto",
+    "eventstore/status.proto",
+    "eventstore/streams.proto",
+    "eventstore/server_features.proto",
+    "eventstore/gossip.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -37,6 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("rpcs.rs"), rpcs(&compiler.file_descriptor_set())?)?;
     tonic_prost_build::configure()
         .bytes(".gaia")
+        .bytes(".event_store")
         .bytes(".protobuf.LogChunk")
         .bytes(".protobuf.FileChunk")
         .compile_fds(compiler.file_descriptor_set())?;

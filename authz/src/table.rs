@@ -117,12 +117,16 @@ pub const fn of_rpc(rpc: Rpc) -> Needs {
         | Rpc::AccessListSecrets
         | Rpc::AccessResolveSecrets => GATEWAY,
 
-        // The log's server: everybody reads; who appends to which stream is `may_append`'s.
-        Rpc::EventLogAppend
-        | Rpc::EventLogAppendAll
-        | Rpc::EventLogReadStream
-        | Rpc::EventLogReadAll
-        | Rpc::EventLogHead => Needs::AnyService,
+        // The log's server: every service reads; who appends to which stream is `may_append`'s. It has
+        // users of its own beside the services, so `eventlog::server::access` admits.
+        Rpc::StreamsRead
+        | Rpc::StreamsAppend
+        | Rpc::StreamsBatchAppend
+        | Rpc::StreamsDelete
+        | Rpc::StreamsTombstone
+        | Rpc::GossipRead => Needs::AnyService,
+        // Clients ask for it before they show who they are.
+        Rpc::ServerFeaturesGetSupportedMethods => Needs::Anyone,
 
         // Between an agent and the pipelines that it starts, under a CA of the agent's own.
         Rpc::PluginGetJobs | Rpc::PluginExecuteJob | Rpc::GRPCControllerShutdown => Needs::Nobody,
@@ -137,6 +141,8 @@ const STREAMS: &[(&str, &[&str])] = &[
     ("svc-logs", &["runlog-"]),
     ("svc-pipelines", &["pipeline-"]),
     ("svc-access", &["user-", "secret-"]),
+    // All services in one process: `gaia server --log`.
+    ("server", &[""]),
 ];
 
 /// Whether this service may append to the stream of this name.
@@ -280,7 +286,15 @@ mod tests {
             open,
             [&Route::Login, &Route::Health, &Route::WorkerRegister, &Route::WorkerJoin]
         );
-        assert!(Rpc::ALL.iter().all(|(rpc, _)| of_rpc(*rpc) != Needs::Anyone));
+        let open: Vec<_> =
+            Rpc::ALL.iter().filter(|(rpc, _)| of_rpc(*rpc) == Needs::Anyone).collect();
+        assert_eq!(
+            open,
+            [&(
+                Rpc::ServerFeaturesGetSupportedMethods,
+                Rpc::ServerFeaturesGetSupportedMethods.path()
+            )]
+        );
     }
 
     #[test]

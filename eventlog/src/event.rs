@@ -45,6 +45,13 @@ impl NewEvent {
         }
     }
 
+    /// What it counts against [`Log::MAX_BATCH_BYTES`](crate::Log::MAX_BATCH_BYTES): data, metadata, and
+    /// its type in UTF-16, as clusters of EventStoreDB count.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.data.len() + self.metadata.len() + 2 * self.event_type.len()
+    }
+
     /// Nothing but defaults if somebody else wrote it.
     #[must_use]
     pub fn metadata(&self) -> Metadata {

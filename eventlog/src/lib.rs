@@ -12,6 +12,8 @@
 
 mod clock;
 mod embedded;
+#[cfg(feature = "esdb")]
+mod esdb;
 pub mod event;
 mod filter;
 mod fold;
@@ -19,13 +21,11 @@ mod head;
 mod log;
 mod memory;
 pub mod owner;
-mod remote;
 pub mod retention;
 pub mod server;
 pub mod snapshot;
 mod store;
 mod when;
-mod wire;
 
 pub use clock::Clock;
 pub use embedded::{

@@ -11,7 +11,6 @@ use crate::{
     event::{Expected, NewEvent, Recorded},
     filter::{Direction, Filter},
     memory::Memory,
-    remote::Remote,
     retention::{self, StreamMetadata},
     store::Stored,
 };
@@ -117,16 +116,14 @@ pub(crate) trait Engine: Send + Sync + 'static {
 }
 
 impl Log {
-    /// Most events in one append, and most bytes of their data together: what every server of the
-    /// EventStoreDB protocol takes.
+    /// Most events in one append, and most bytes of their data, metadata and types together (see
+    /// [`NewEvent::size`]): what every server of the EventStoreDB protocol takes.
     pub const MAX_BATCH_EVENTS: usize = 1_000;
     pub const MAX_BATCH_BYTES: usize = 1 << 20;
     /// Longest name of a stream, in bytes.
     pub const MAX_STREAM_NAME: usize = 256;
     /// Longest type of an event, in bytes.
     pub const MAX_EVENT_TYPE: usize = 256;
-    /// Most bytes of the encoded metadata of all events in one append.
-    pub const MAX_BATCH_METADATA: usize = 2 << 20;
 
     pub(crate) fn new(engine: impl Engine) -> Self {
         Self(Arc::new(engine))
@@ -149,11 +146,13 @@ impl Log {
         Ok(Self::new(Stored::new(embedded, clock)))
     }
 
-    /// The log that another process serves with [`crate::server::router`]. It need not be there yet;
-    /// whoever asks waits for it for a while. Must be called within a runtime.
-    #[must_use]
-    pub fn remote(channel: transport::Channel) -> Self {
-        Self::new(Remote::new(channel))
+    /// The log behind the EventStoreDB protocol: one that `gaia log serve` serves, or a cluster. `url` is
+    /// `esdb://[user:password@]host:port[,host:port…]?options`; where it names no certificate and no CA,
+    /// those in the folder `identity` are used (`cert.pem`, `key.pem`, `caCert.pem`). The log need not be
+    /// there yet; whoever asks waits for it for a while. Must be called within a runtime.
+    #[cfg(feature = "esdb")]
+    pub fn esdb(url: &str, identity: Option<&Path>) -> Result<Self, LogError> {
+        Ok(Self::new(crate::esdb::Esdb::new(url, identity)?))
     }
 
     /// Appends the batch as a whole or not at all, and answers when it is durable.
@@ -306,7 +305,7 @@ fn check_batch(events: &[NewEvent]) -> Result<(), LogError> {
         let (most, count) = (Log::MAX_BATCH_EVENTS, events.len());
         return invalid(format!("a batch has 1 to {most} events, this one {count}"));
     }
-    let (mut data, mut metadata) = (0, 0);
+    let mut bytes = 0;
     for event in events {
         let (most, length) = (Log::MAX_EVENT_TYPE, event.event_type.len());
         if !(1..=most).contains(&length) {
@@ -318,14 +317,11 @@ fn check_batch(events: &[NewEvent]) -> Result<(), LogError> {
                 "`{own}` is a type of the log's own: delete the stream for good"
             ));
         }
-        data += event.data.len();
-        metadata += event.metadata.len();
+        bytes += event.size();
     }
-    if data > Log::MAX_BATCH_BYTES {
-        return Err(over("the data of a batch has at most", Log::MAX_BATCH_BYTES, data));
-    }
-    if metadata > Log::MAX_BATCH_METADATA {
-        return Err(over("the metadata of a batch has at most", Log::MAX_BATCH_METADATA, metadata));
+    if bytes > Log::MAX_BATCH_BYTES {
+        let what = "data, metadata and types of a batch have at most";
+        return Err(over(what, Log::MAX_BATCH_BYTES, bytes));
     }
     Ok(())
 }

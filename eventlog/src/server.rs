@@ -1,141 +1,205 @@
-//! The log for other processes: gRPC service `gaia.log.v1.EventLog` over any engine.
+//! The log for other processes and other languages: the EventStoreDB protocol over any engine.
 //!
-//! Appends of one call take their place in order of arrival, and answers come in the same order.
+//! In reading order: [`access`] (who may do what), `names` (how names, ids and metadata travel),
+//! `refusal` (how errors travel), `append`, `read`, `filter`, and here the services around them.
+//! What the protocol has beyond that (persistent subscriptions, projections, users, operations) is
+//! answered with `Unimplemented`.
+//!
+//! Invariants:
+//! - Nobody without a service's certificate or a known password reads or writes anything.
+//! - A service's certificate writes only to the streams that the service owns.
+//! - Appends of one batch session take their place in the order in which they come, and are answered in
+//!   that order.
+//! - A subscriber that does not read stops nobody but itself.
 
-use std::{pin::Pin, sync::Arc};
+pub mod access;
+mod append;
+mod filter;
+mod names;
+mod read;
+mod refusal;
+mod subscribe;
 
-use futures::{Stream, StreamExt, TryStreamExt};
-use prost::Message;
-use proto::log::v1::{
-    AppendRequest, AppendResponse, HeadRequest, HeadResponse, ReadAllRequest, ReadStreamRequest,
-    RecordedEvent,
-    append_response::{self, Conflict},
-    event_log_server::{EventLog, EventLogServer},
+use std::sync::Arc;
+
+use axum::{Router, extract, http::StatusCode, middleware, response::IntoResponse};
+use futures::{StreamExt, stream::BoxStream};
+use proto::event_store::client::{
+    Empty,
+    gossip::{
+        ClusterInfo, EndPoint, MemberInfo,
+        gossip_server::{Gossip, GossipServer},
+        member_info::VNodeState,
+    },
+    server_features::{
+        SupportedMethod, SupportedMethods,
+        server_features_server::{ServerFeatures, ServerFeaturesServer},
+    },
+    streams::{
+        AppendReq, AppendResp, BatchAppendReq, BatchAppendResp, DeleteReq, DeleteResp, ReadReq,
+        TombstoneReq, TombstoneResp, delete_resp,
+        streams_server::{Streams, StreamsServer},
+        tombstone_resp,
+    },
 };
-use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{
-    event::NewEvent,
-    log::{AppendError, Appended, Log, LogError},
-    wire,
-};
+use crate::{Clock, Log};
+use access::Caller;
+pub use access::{Access, Rights, Users, UsersError};
+use append::Waiting;
 
-/// Appends of one call that wait for the disk at most.
-const IN_FLIGHT: usize = 1_024;
-/// KiB of appends that wait for the disk at most, of all calls together.
-const WAITING: usize = 64 << 10;
+/// Longest message: the largest batch, with its names and metadata, and room to say that a larger one
+/// is too large.
+const MESSAGE: usize = 8 << 20;
 
-/// Serves the log to the services of the house, and to nobody else.
-pub fn router(log: Log) -> axum::Router {
-    let waiting = Arc::new(Semaphore::new(WAITING));
-    let server = EventLogServer::new(Served { log, waiting })
-        .max_decoding_message_size(wire::MESSAGE)
-        .max_encoding_message_size(wire::MESSAGE);
-    transport::services_only(tonic::service::Routes::new(server).into_axum_router())
+/// What clients learn of us: they choose what they dare to ask by the version. The features that we
+/// serve are those of this one.
+const VERSION: &str = "24.10.0";
+
+/// What is served. Clients look for it in lower case.
+const METHODS: [(&str, &str, &[&str]); 7] = [
+    ("event_store.client.streams.streams", "read", &["position", "events"]),
+    ("event_store.client.streams.streams", "append", &[]),
+    ("event_store.client.streams.streams", "batchappend", &["deadline_duration"]),
+    ("event_store.client.streams.streams", "delete", &[]),
+    ("event_store.client.streams.streams", "tombstone", &[]),
+    ("event_store.client.gossip.gossip", "read", &[]),
+    ("event_store.client.server_features.serverfeatures", "getsupportedmethods", &[]),
+];
+
+/// Serves the log to whom `access` lets in, until `stop`: then subscriptions end, since they would
+/// hold the server for ever.
+pub fn router(log: Log, access: Access, stop: CancellationToken) -> Router {
+    let served = Served { log, clock: Clock::system(), waiting: Waiting::default(), stop };
+    let streams = StreamsServer::new(served)
+        .max_decoding_message_size(MESSAGE)
+        .max_encoding_message_size(MESSAGE);
+    tonic::service::Routes::new(streams)
+        .add_service(GossipServer::new(Alone { id: identity::random() }))
+        .add_service(ServerFeaturesServer::new(Features))
+        .into_axum_router()
+        .fallback(not_served)
+        .layer(middleware::from_fn_with_state(Arc::new(access), access::admit))
 }
 
+/// The log, as every call sees it.
+#[derive(Clone)]
 struct Served {
     log: Log,
-    waiting: Arc<Semaphore>,
+    /// Tells when a subscription caught up.
+    clock: Clock,
+    waiting: Waiting,
+    stop: CancellationToken,
 }
 
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
 #[tonic::async_trait]
-impl EventLog for Served {
-    type AppendAllStream = Answers<AppendResponse>;
-    type ReadStreamStream = Answers<RecordedEvent>;
-    type ReadAllStream = Answers<RecordedEvent>;
+impl Streams for Served {
+    type ReadStream = read::Answers;
+    type BatchAppendStream = BoxStream<'static, Result<BatchAppendResp, Status>>;
+
+    async fn read(&self, request: Request<ReadReq>) -> Result<Response<Self::ReadStream>, Status> {
+        let caller = Caller::of(&request)?;
+        self.answers(&caller, request.into_inner()).map(Response::new)
+    }
 
     async fn append(
         &self,
-        request: Request<AppendRequest>,
-    ) -> Result<Response<AppendResponse>, Status> {
-        let waiting = Arc::clone(&self.waiting);
-        let answer = append(self.log.clone(), waiting, request.into_inner()).await?;
-        answer.await.map(Response::new)
+        request: Request<Streaming<AppendReq>>,
+    ) -> Result<Response<AppendResp>, Status> {
+        let caller = Caller::of(&request)?;
+        self.append_one(caller, request.into_inner()).await.map(Response::new)
     }
 
-    async fn append_all(
+    async fn batch_append(
         &self,
-        request: Request<Streaming<AppendRequest>>,
-    ) -> Result<Response<Self::AppendAllStream>, Status> {
-        let (log, waiting) = (self.log.clone(), Arc::clone(&self.waiting));
-        let answers = request
-            .into_inner()
-            .and_then(move |request| append(log.clone(), Arc::clone(&waiting), request))
-            .try_buffered(IN_FLIGHT);
-        Ok(Response::new(answers.boxed()))
+        request: Request<Streaming<BatchAppendReq>>,
+    ) -> Result<Response<Self::BatchAppendStream>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(self.append_many(caller, request.into_inner()).boxed()))
     }
 
-    async fn read_stream(
-        &self,
-        request: Request<ReadStreamRequest>,
-    ) -> Result<Response<Self::ReadStreamStream>, Status> {
-        let ReadStreamRequest { stream, from_revision, limit } = request.into_inner();
-        let read = self.log.read_stream(stream, from_revision, limit_of(limit));
-        Ok(Response::new(read.map_ok(Into::into).map_err(Into::into).boxed()))
+    async fn delete(&self, request: Request<DeleteReq>) -> Result<Response<DeleteResp>, Status> {
+        let caller = Caller::of(&request)?;
+        let position = self.delete_stream(caller, request.into_inner().options).await?;
+        let position =
+            delete_resp::Position { commit_position: position, prepare_position: position };
+        let position_option = Some(delete_resp::PositionOption::Position(position));
+        Ok(Response::new(DeleteResp { position_option }))
     }
 
-    async fn read_all(
+    async fn tombstone(
         &self,
-        request: Request<ReadAllRequest>,
-    ) -> Result<Response<Self::ReadAllStream>, Status> {
-        let request = request.into_inner();
-        let prefixes: Vec<_> = request.stream_prefixes.iter().map(String::as_str).collect();
-        let read = if request.follow {
-            self.log.subscribe(request.from_position, &prefixes)
-        } else {
-            self.log.read_all(request.from_position, &prefixes)
+        request: Request<TombstoneReq>,
+    ) -> Result<Response<TombstoneResp>, Status> {
+        let caller = Caller::of(&request)?;
+        let position = self.tombstone_stream(caller, request.into_inner().options).await?;
+        let position =
+            tombstone_resp::Position { commit_position: position, prepare_position: position };
+        let position_option = Some(tombstone_resp::PositionOption::Position(position));
+        Ok(Response::new(TombstoneResp { position_option }))
+    }
+}
+
+async fn not_served(request: extract::Request) -> axum::response::Response {
+    let path = request.uri().path();
+    let why = format!(
+        "this log does not serve {path}; it has streams (read, append, subscribe, delete), gossip and \
+         server features"
+    );
+    if access::is_grpc(request.headers()) {
+        Status::unimplemented(why).into_http()
+    } else {
+        (StatusCode::NOT_FOUND, why).into_response()
+    }
+}
+
+/// A cluster of one.
+struct Alone {
+    id: [u8; 16],
+}
+
+#[tonic::async_trait]
+impl Gossip for Alone {
+    /// We are the leader, at the address by which the client has found us.
+    async fn read(&self, request: Request<Empty>) -> Result<Response<ClusterInfo>, Status> {
+        let access::Reached(authority) = request
+            .extensions()
+            .get()
+            .cloned()
+            .ok_or_else(|| Status::invalid_argument("the request names no host"))?;
+        let http_end_point = Some(EndPoint {
+            address: authority.host().to_owned(),
+            port: u32::from(authority.port_u16().unwrap_or(443)),
+        });
+        let member = MemberInfo {
+            instance_id: Some(names::structured(uuid::Uuid::from_bytes(self.id))),
+            time_stamp: names::ticks(Clock::system().now()).cast_signed(),
+            state: VNodeState::Leader.into(),
+            is_alive: true,
+            http_end_point,
         };
-        let read = read.take(limit_of(request.limit));
-        Ok(Response::new(read.map_ok(Into::into).map_err(Into::into).boxed()))
-    }
-
-    async fn head(&self, _: Request<HeadRequest>) -> Result<Response<HeadResponse>, Status> {
-        let next_position = self.log.next_position().await?;
-        Ok(Response::new(HeadResponse { next_position }))
+        Ok(Response::new(ClusterInfo { members: vec![member] }))
     }
 }
 
-fn limit_of(limit: u64) -> usize {
-    if limit == 0 { usize::MAX } else { usize::try_from(limit).unwrap_or(usize::MAX) }
-}
+struct Features;
 
-/// Once this is ready, the append has its place; what it gives then waits for the answer.
-async fn append(
-    log: Log,
-    waiting: Arc<Semaphore>,
-    request: AppendRequest,
-) -> Result<impl Future<Output = Result<AppendResponse, Status>> + Send, Status> {
-    let kib = request.encoded_len().div_ceil(1_024).min(WAITING);
-    let permit = waiting.acquire_many_owned(kib as u32).await;
-    let permit = permit.expect("the semaphore is never closed");
-    let AppendRequest { stream, expected, events } = request;
-    let expected = expected.ok_or_else(|| LogError::Invalid("nothing is expected".into()))?;
-    let events: Vec<_> = events.into_iter().map(NewEvent::try_from).collect::<Result<_, _>>()?;
-    let appended = log.append(stream, expected.into(), events);
-    Ok(async move {
-        let answer = appended.await;
-        drop(permit);
-        answer_to(answer)
-    })
-}
-
-fn answer_to(answer: Result<Appended, AppendError>) -> Result<AppendResponse, Status> {
-    let result = match answer {
-        Ok(Appended { position, revision }) => {
-            append_response::Result::Appended(append_response::Appended { position, revision })
-        }
-        // An answer, not a failure of the call.
-        Err(AppendError::Conflict { current, .. }) => {
-            append_response::Result::Conflict(Conflict { revision: current })
-        }
-        Err(error @ AppendError::Deleted { .. }) => {
-            return Err(Status::failed_precondition(error.to_string()));
-        }
-        Err(AppendError::Log(error)) => return Err(error.into()),
-    };
-    Ok(AppendResponse { result: Some(result) })
+#[tonic::async_trait]
+impl ServerFeatures for Features {
+    async fn get_supported_methods(
+        &self,
+        _: Request<Empty>,
+    ) -> Result<Response<SupportedMethods>, Status> {
+        let methods = METHODS.iter().map(|(service, method, features)| SupportedMethod {
+            method_name: (*method).into(),
+            service_name: (*service).into(),
+            features: features.iter().map(ToString::to_string).collect(),
+        });
+        Ok(Response::new(SupportedMethods {
+            methods: methods.collect(),
+            event_store_server_version: VERSION.into(),
+        }))
+    }
 }

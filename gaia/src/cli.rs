@@ -4,10 +4,6 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use host::trust::Renewal;
-use identity::{Credentials, Live};
-use proto::registry::v1::registry_client::RegistryClient;
-use tokio::task::JoinSet;
 
 use crate::{
     command::{
@@ -26,6 +22,7 @@ use crate::{
     dev::{self, DevArgs},
     output::Output,
     profile::ServerArgs,
+    served_log::{self, ServeArgs, UserArgs},
     server::{self, ServerConfig},
 };
 
@@ -129,21 +126,10 @@ enum Protocols {
 
 #[derive(Subcommand, Debug)]
 enum LogCommand {
-    /// Serve a log to separate services
-    Serve {
-        /// Address and port to listen on
-        #[arg(long, default_value = "127.0.0.1:8500", value_name = "ADDR:PORT")]
-        listen: std::net::SocketAddr,
-        /// Folder with the log
-        #[arg(long, value_name = "DIR")]
-        data: PathBuf,
-        /// Folder with cert.pem, key.pem and caCert.pem
-        #[arg(long, value_name = "DIR")]
-        identity: PathBuf,
-        /// Address of svc-registry, which renews the certificate and says whom to believe
-        #[arg(long, value_name = "URL")]
-        registry: Option<String>,
-    },
+    /// Serve a log to separate services and to clients of EventStoreDB
+    Serve(ServeArgs),
+    /// Print a user's line for `gaia log serve --users`; the password comes by the standard input
+    User(UserArgs),
     /// Check every record and the hash chain of a log that no server uses
     Verify {
         /// Folder with the log
@@ -203,7 +189,7 @@ pub fn main() -> ExitCode {
 /// What a command shows of its own works, where `GAIA_LOG` says nothing else.
 fn default_filter(command: &Command) -> &'static str {
     match command {
-        Command::Server(_) | Command::Agent(_) | Command::Log(LogCommand::Serve { .. }) => {
+        Command::Server(_) | Command::Agent(_) | Command::Log(LogCommand::Serve(_)) => {
             "info,quinn=warn,h2=warn,hyper=warn,rustls=warn"
         }
         _ => "error",
@@ -266,25 +252,8 @@ fn ca_certificate(server: &ServerArgs) -> String {
 
 async fn log(command: LogCommand, output: Output) -> Result<()> {
     match command {
-        LogCommand::Serve { listen, data, identity, registry } => {
-            let live = Live::new(Credentials::load(&identity)?)?;
-            let log = eventlog::Log::open(&data, eventlog::Clock::system())?;
-            let server = transport::Server::bind_live(listen, &live)
-                .await
-                .with_context(|| format!("listen on {listen}"))?;
-            let mut background = JoinSet::new();
-            if let Some(address) = registry {
-                let channel = host::remote(&address, "svc-registry", &live)?;
-                let channels = vec![channel.clone()];
-                let registry = RegistryClient::new(channel);
-                let renewal = Renewal { registry, live, place: identity, channels };
-                host::trust::keep(&mut background, renewal, server.watchlist());
-            }
-            println!("the log is ready at https://{}", server.local_addr());
-            let router = transport::services_only(eventlog::server::router(log));
-            server.serve(router, host::shutdown()?).await;
-            Ok(())
-        }
+        LogCommand::Serve(args) => served_log::serve(args, host::shutdown()?).await,
+        LogCommand::User(args) => served_log::user(args),
         LogCommand::Verify { data } => {
             let summary = eventlog::verify(&data)?;
             let answer =

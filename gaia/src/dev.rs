@@ -37,6 +37,7 @@ pub(crate) async fn run(args: DevArgs, shutdown: CancellationToken) -> Result<()
         hostnames: vec![],
         prevent_primary_work: false,
         slots: Some(args.slots),
+        log: None,
         worker_grace: 10,
         worker_certificate: Span::hours(24),
         server_certificate: Span::hours(24),

@@ -15,6 +15,7 @@ mod dev;
 mod output;
 pub mod processes;
 mod profile;
+mod served_log;
 pub mod server;
 pub mod span;
 mod sse;

@@ -51,6 +51,10 @@ pub struct ServerConfig {
     /// Runs that the embedded agent takes at once [default: number of processors]
     #[arg(long, env = "GAIA_WORKER", value_name = "N")]
     pub slots: Option<u16>,
+    /// Keep the log elsewhere: `esdb://host:port`, a server of `gaia log serve` or a cluster of
+    /// EventStoreDB. It may hold a password, so better set GAIA_LOG_URL [default: in the data folder]
+    #[arg(long, env = "GAIA_LOG_URL", hide_env_values = true, value_name = "URL")]
+    pub log: Option<String>,
     /// Seconds without a connection after which a worker counts as lost
     #[arg(long, env = "GAIA_WORKER_GRACE", default_value = "10", value_name = "SECONDS")]
     pub worker_grace: u64,
@@ -126,10 +130,11 @@ fn flat(ended: Result<Result<()>, JoinError>) -> Result<()> {
 pub async fn start(config: ServerConfig, shutdown: CancellationToken) -> Result<Running> {
     let data = Data::prepare(&config.data)?;
     let clock = Clock::system();
+    let authority = Authority::open_or_create(&data.folder("ca")?)?;
     let ground = Ground {
-        log: Log::open(&data.folder("log")?, clock.clone())?,
+        log: open_log(&config, &data, &authority, clock.clone())?,
         clock,
-        authority: Authority::open_or_create(&data.folder("ca")?)?,
+        authority,
         master_key: MasterKey::open_or_create(&data.0.join("master.key"))?,
         registry: svc_registry::Config {
             grace_ms: config.worker_grace.saturating_mul(1_000),
@@ -193,6 +198,24 @@ async fn trust(
         Ok(())
     });
     host::trust::wait(known).await;
+}
+
+/// How long the certificate is good for that a log elsewhere is shown. It is made anew at every start.
+const LOG_CERTIFICATE: Duration = Duration::from_hours(2160);
+
+/// Elsewhere, we are the service `server`, which owns all streams.
+fn open_log(
+    config: &ServerConfig,
+    data: &Data,
+    authority: &Authority,
+    clock: Clock,
+) -> Result<Log> {
+    let Some(url) = &config.log else {
+        return Ok(Log::open(&data.folder("log")?, clock)?);
+    };
+    let identity = data.0.join("server");
+    authority.renew_service(&identity, "server", &[], LOG_CERTIFICATE)?;
+    Ok(Log::esdb(url, Some(&identity))?)
 }
 
 /// The primary remains a worker: what no other worker can do, it does itself.

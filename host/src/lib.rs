@@ -44,7 +44,8 @@ struct Settings<C> {
     data: PathBuf,
     /// Folder with `cert.pem`, `key.pem` and `caCert.pem`.
     identity: PathBuf,
-    /// Address of the log server: `https://host:port`.
+    /// The log: `esdb://host:port` of `gaia log serve`, or a cluster of EventStoreDB. The identity is
+    /// shown where the address names neither a certificate nor a user.
     log: String,
     /// File of the master key; the services that encrypt share it.
     master_key: Option<PathBuf>,
@@ -127,10 +128,9 @@ where
     let live = Live::new(Credentials::load(&settings.identity)?)?;
     fs::create_dir_all(&settings.data)
         .with_context(|| format!("create the data folder {}", settings.data.display()))?;
-    let log = remote(&settings.log, "log", &live)?;
-    let channels = Arc::new(Mutex::new(vec![log.clone()]));
+    let channels = Arc::new(Mutex::new(vec![]));
     let host = Host {
-        log: Log::remote(log),
+        log: Log::esdb(&settings.log, Some(&settings.identity))?,
         clock: Clock::system(),
         master_key: settings.master_key.unwrap_or_else(|| settings.data.join("master.key")),
         data: settings.data,
@@ -196,7 +196,7 @@ mod tests {
         settings
     }
 
-    const GOOD: &str = "listen = '127.0.0.1:1'\ndata = 'd'\nidentity = 'i'\nlog = 'https://l:1'\n";
+    const GOOD: &str = "listen = '127.0.0.1:1'\ndata = 'd'\nidentity = 'i'\nlog = 'esdb://l:1'\n";
 
     #[test]
     fn a_service_may_be_told_nothing_of_its_own() {

@@ -45,6 +45,29 @@ pub mod go_plugin {
     tonic::include_proto!("plugin");
 }
 
+/// The EventStoreDB protocol (package `event_store.client`), by its public names and numbers; the text
+/// is ours. Only what a log needs of it.
+pub mod event_store {
+    pub mod client {
+        tonic::include_proto!("event_store.client");
+
+        pub mod streams {
+            tonic::include_proto!("event_store.client.streams");
+        }
+        pub mod server_features {
+            tonic::include_proto!("event_store.client.server_features");
+        }
+        pub mod gossip {
+            tonic::include_proto!("event_store.client.gossip");
+        }
+    }
+}
+pub mod google {
+    pub mod rpc {
+        tonic::include_proto!("google.rpc");
+    }
+}
+
 // The nesting repeats the package names, since generated code refers to its neighbours by them.
 pub mod common {
     pub mod v1 {

@@ -10,11 +10,13 @@ use anyhow::Result;
 use axum::{Router, body::Body, extract::Request, routing};
 use benches::{load, mebibytes, now, percentiles, rate};
 use bytes::Bytes;
-use eventlog::{Clock, Log};
+use eventlog::{Clock, Log, server::Access};
 use futures::{future::try_join_all, stream};
 use http_body_util::{BodyExt, StreamBody};
 use identity::{Authority, Peer};
-use proto::log::v1::{HeadRequest, event_log_client::EventLogClient};
+use proto::event_store::client::{
+    Empty, server_features::server_features_client::ServerFeaturesClient,
+};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use transport::{Channel, Protocols, Server};
@@ -58,7 +60,8 @@ async fn main() -> Result<()> {
 }
 
 fn router() -> Router {
-    eventlog::server::router(Log::in_memory(Clock::system()))
+    let log = Log::in_memory(Clock::system());
+    eventlog::server::router(log, Access::default(), CancellationToken::new())
         .route("/down", routing::get(|| async { Body::new(pieces()) }))
         .route("/up", routing::put(receive))
 }
@@ -85,12 +88,12 @@ async fn drain<B: http_body::Body<Data = Bytes> + Unpin>(mut body: B) -> Result<
 async fn calls(name: &str, channel: &Channel, at_once: usize) -> Result<()> {
     let begun = now();
     let callers = (0..at_once).map(|_| {
-        let mut client = EventLogClient::new(channel.clone());
+        let mut client = ServerFeaturesClient::new(channel.clone());
         tokio::spawn(async move {
             let mut took = Vec::new();
             for _ in 0..CALLS / at_once {
                 let begun = now();
-                client.head(HeadRequest {}).await?;
+                client.get_supported_methods(Empty {}).await?;
                 took.push(begun.elapsed());
             }
             Ok::<_, tonic::Status>(took)

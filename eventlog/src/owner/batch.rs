@@ -18,27 +18,20 @@ pub(super) struct Append {
 #[derive(Clone, Copy, Debug, Default)]
 struct Size {
     events: usize,
-    data: usize,
-    metadata: usize,
+    bytes: usize,
 }
 
 impl Size {
     fn of(event: &NewEvent) -> Self {
-        Self { events: 1, data: event.data.len(), metadata: event.metadata.len() }
+        Self { events: 1, bytes: event.size() }
     }
 
     fn plus(self, more: Self) -> Self {
-        Self {
-            events: self.events + more.events,
-            data: self.data + more.data,
-            metadata: self.metadata + more.metadata,
-        }
+        Self { events: self.events + more.events, bytes: self.bytes + more.bytes }
     }
 
     fn fits(self) -> bool {
-        self.events <= Log::MAX_BATCH_EVENTS
-            && self.data <= Log::MAX_BATCH_BYTES
-            && self.metadata <= Log::MAX_BATCH_METADATA
+        self.events <= Log::MAX_BATCH_EVENTS && self.bytes <= Log::MAX_BATCH_BYTES
     }
 }
 

@@ -3,10 +3,11 @@
 use std::any::Any;
 
 use eventlog::Log;
-use identity::Peer;
-use transport::Channel;
 
-use crate::{clock, open_small};
+use crate::{
+    clock, open_small,
+    serving::{ANY_PORT, Ca, Serving},
+};
 
 /// A log, and what must live as long.
 pub(crate) struct Backend {
@@ -28,11 +29,13 @@ pub(crate) fn embedded_in_small_segments() -> Backend {
     Backend { log: open_small(dir.path()), _keep: Box::new(dir) }
 }
 
-pub(crate) fn remote() -> Backend {
-    let served = embedded_in_small_segments();
-    let router = eventlog::server::router(served.log.clone());
-    let channel = Channel::local(router, Peer::Service("svc-test".into()));
-    Backend { log: Log::remote(channel), _keep: Box::new(served) }
+/// Through the official Rust client, over TLS.
+pub(crate) fn served() -> Backend {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = Ca::new();
+    let serving = Serving::start(open_small(dir.path()), &ca, ANY_PORT);
+    let log = serving.client(&ca.folder("server"));
+    Backend { log, _keep: Box::new((serving, ca, dir)) }
 }
 
 macro_rules! contract {

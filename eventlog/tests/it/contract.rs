@@ -8,12 +8,12 @@ use futures::{StreamExt, future};
 
 use crate::{
     all,
-    backends::{contract, embedded, embedded_in_small_segments, memory, remote},
+    backends::{contract, embedded, embedded_in_small_segments, memory, served},
     clock, event, events, fill, first, number, numbers, soon,
 };
 
 contract!(
-    [memory, embedded, embedded_in_small_segments, remote,],
+    [memory, embedded, embedded_in_small_segments, served,],
     [
         an_event_comes_back_as_it_went_in,
         positions_and_revisions_count_from_zero,
@@ -312,7 +312,7 @@ async fn limits_are_kept(log: &Log) {
         ("run-1".into(), with(&|new| new.data = vec![0; Log::MAX_BATCH_BYTES + 1].into())),
         ("run-1".into(), with(&|new| new.event_type = "".into())),
         ("run-1".into(), with(&|new| new.event_type = "x".repeat(257).into())),
-        ("run-1".into(), with(&|new| new.metadata = vec![0; Log::MAX_BATCH_METADATA + 1].into())),
+        ("run-1".into(), with(&|new| new.metadata = vec![0; Log::MAX_BATCH_BYTES].into())),
     ];
     for (stream, new) in refused {
         let answer = log.append(stream, Expected::Any, new).await;
@@ -320,7 +320,11 @@ async fn limits_are_kept(log: &Log) {
     }
     assert_eq!(log.next_position().await.unwrap(), 0);
     let most = "x".repeat(Log::MAX_STREAM_NAME);
-    let full = with(&|new| new.data = vec![0; Log::MAX_BATCH_BYTES].into());
+    let full = with(&|new| {
+        let left = Log::MAX_BATCH_BYTES + new.data.len() - new.size();
+        new.data = vec![0; left].into();
+        assert_eq!(new.size(), Log::MAX_BATCH_BYTES);
+    });
     log.append(most, Expected::Any, full).await.unwrap();
     let many = events(10..10 + Log::MAX_BATCH_EVENTS as u64);
     log.append("run-1", Expected::Any, many).await.unwrap();

@@ -8,6 +8,7 @@ mod crash;
 mod damage;
 mod files;
 mod served;
+mod serving;
 mod streams;
 mod walks;
 

@@ -1,138 +1,145 @@
-//! A served log over real sockets with mTLS, while connections break and its server is restarted.
+//! A served log over real sockets: who is let in, broken connections, restarts, slow readers.
 
 use std::{
     net::SocketAddr,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use eventlog::{AppendError, Expected, Log, LogError};
 use futures::{StreamExt, future};
-use identity::{Authority, Credentials};
 use tokio::{
     io::{AsyncReadExt, copy},
     net::{TcpListener, TcpStream},
-    task::{JoinHandle, JoinSet},
+    task::JoinSet,
 };
-use tokio_util::sync::CancellationToken;
-use transport::{Channel, Protocols, Server};
 
-use crate::{all, event, events, first, numbers, open_small, soon};
-
-const HOUR: Duration = Duration::from_hours(1);
-
-/// A server process's worth: the folder's log behind a port.
-struct Serving {
-    address: SocketAddr,
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-impl Serving {
-    async fn start(dir: &Path, address: SocketAddr, credentials: &Credentials) -> Self {
-        let server = Server::bind(address, credentials).await.unwrap();
-        let address = server.local_addr();
-        let stop = CancellationToken::new();
-        let log = open_small(&dir.join("log"));
-        let task = tokio::spawn(server.serve(eventlog::server::router(log), stop.clone()));
-        Self { address, stop, task }
-    }
-
-    async fn stop(self) {
-        self.stop.cancel();
-        soon(self.task).await.unwrap();
-    }
-}
-
-fn service(authority: &Authority, name: &str) -> Credentials {
-    authority.issue_service(name, &[], HOUR).unwrap().credentials
-}
-
-fn authority(dir: &Path) -> Authority {
-    identity::install_crypto();
-    Authority::open_or_create(&dir.join("identity")).unwrap()
-}
-
-fn client(address: SocketAddr, credentials: &Credentials, protocols: Protocols) -> Log {
-    let tls = identity::client_tls(credentials).unwrap();
-    Log::remote(Channel::remote(&address.to_string(), "log", tls, protocols).unwrap())
-}
-
-const ANY_PORT: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
-
-#[tokio::test]
-async fn a_log_is_served_over_both_protocols() {
-    let dir = tempfile::tempdir().unwrap();
-    let authority = authority(dir.path());
-    let serving = Serving::start(dir.path(), ANY_PORT, &service(&authority, "log")).await;
-    let me = service(&authority, "svc-test");
-    for (number, protocols) in [(0, Protocols::Http2), (1, Protocols::Http3)] {
-        let log = client(serving.address, &me, protocols);
-        let mut subscription = log.subscribe(number * 100, &[]);
-        let stream = format!("run-{number}");
-        let calls: Vec<_> = (0..100)
-            .map(|revision: u64| {
-                let expected = revision.checked_sub(1).map_or(Expected::None, Expected::Revision);
-                log.append(stream.as_str(), expected, vec![event(revision)])
-            })
-            .collect();
-        for answer in soon(future::join_all(calls)).await {
-            answer.unwrap();
-        }
-        let seen = first(100, &mut subscription).await;
-        assert_eq!(numbers(&seen), (0..100).collect::<Vec<_>>());
-        assert_eq!(all(log.read_stream(stream, 0, usize::MAX)).await, seen);
-        let conflict = log.append("run-0", Expected::None, vec![event(999)]).await;
-        assert!(matches!(conflict, Err(AppendError::Conflict { current: Some(99), .. })));
-    }
-    serving.stop().await;
-}
+use crate::{
+    all, event, events, first, numbers, open_small,
+    serving::{ANY_PORT, Ca, Serving},
+    soon,
+};
 
 #[tokio::test]
 async fn a_worker_gets_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let authority = authority(dir.path());
-    let serving = Serving::start(dir.path(), ANY_PORT, &service(&authority, "log")).await;
-    let worker = ids::WorkerId::from_uuid(uuid::Uuid::from_u128(7));
-    let worker = authority.issue_worker(worker, HOUR).unwrap().credentials;
-    let log = client(serving.address, &worker, Protocols::Http2);
+    let ca = Ca::new();
+    let serving = Serving::start(open_small(dir.path()), &ca, ANY_PORT);
+    let log = serving.client(&ca.worker());
     let append = soon(log.append("run-1", Expected::Any, vec![event(1)])).await.unwrap_err();
-    assert!(append.to_string().contains("only services of the house may"), "{append}");
+    assert!(append.to_string().contains("access denied"), "{append}");
     for error in [
         soon(log.next_position()).await.unwrap_err(),
         soon(log.read_all(0, &[]).next()).await.unwrap().unwrap_err(),
         soon(log.subscribe(0, &[]).next()).await.unwrap().unwrap_err(),
     ] {
-        assert!(matches!(error, LogError::Unavailable(_)), "{error:?}");
-        assert!(error.to_string().contains("PermissionDenied"), "{error}");
+        assert!(error.to_string().contains("access denied"), "{error}");
     }
-    serving.stop().await;
+}
+
+#[tokio::test]
+async fn a_service_writes_only_to_its_own_streams() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = Ca::new();
+    let serving = Serving::start(open_small(dir.path()), &ca, ANY_PORT);
+    let scheduler = serving.client(&ca.folder("svc-scheduler"));
+    let gateway = serving.client(&ca.folder("gateway"));
+    scheduler.append("run-1", Expected::None, events(0..2)).await.unwrap();
+    for (log, stream) in [(&scheduler, "worker-1"), (&scheduler, "runlog-1"), (&gateway, "run-1")] {
+        let refused = soon(log.append(stream, Expected::Any, vec![event(9)])).await.unwrap_err();
+        assert!(refused.to_string().contains("access denied"), "{refused}");
+        let refused = soon(log.delete(stream, Expected::Any)).await.unwrap_err();
+        assert!(refused.to_string().contains("access denied"), "{refused}");
+    }
+    // The refused ones took nothing with them, and everybody reads.
+    scheduler.append("run-1", Expected::Revision(1), vec![event(2)]).await.unwrap();
+    assert_eq!(numbers(&all(gateway.read_all(0, &[])).await), [0, 1, 2]);
+}
+
+#[tokio::test]
+async fn users_have_the_rights_that_their_line_gives() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = Ca::new();
+    let serving = Serving::start(open_small(dir.path()), &ca, ANY_PORT);
+    let user = |credentials: &str| {
+        let url =
+            format!("esdb://{credentials}{}?tlsCaFile={}", serving.address, ca.file().display());
+        Log::esdb(&url, None).unwrap()
+    };
+    let ada = user("ada:adaada@");
+    ada.append("anything", Expected::None, vec![event(0)]).await.unwrap();
+    let bob = user("bob:bobbob@");
+    assert_eq!(all(bob.read_all(0, &[])).await.len(), 1);
+    let refused = soon(bob.append("anything", Expected::Any, vec![event(1)])).await.unwrap_err();
+    assert!(refused.to_string().contains("access denied"), "{refused}");
+    for credentials in ["ada:bobbob@", "eve:adaada@", ""] {
+        let refused = soon(user(credentials).next_position()).await.unwrap_err();
+        assert!(refused.to_string().contains("access denied"), "{credentials}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_of_another_ca_is_not_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let serving = Serving::start(open_small(dir.path()), &Ca::new(), ANY_PORT);
+    let other = Ca::new();
+    let log = serving.client(&other.folder("server"));
+    let error = soon(log.append("run-1", Expected::Any, vec![event(0)])).await.unwrap_err();
+    assert!(matches!(error, AppendError::Log(LogError::Unavailable(_))), "{error:?}");
 }
 
 #[tokio::test]
 async fn a_restarted_server_is_found_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let authority = authority(dir.path());
-    let me = service(&authority, "log");
-    let serving = Serving::start(dir.path(), ANY_PORT, &me).await;
+    let (dir, ca) = (tempfile::tempdir().unwrap(), Ca::new());
+    let serving = Serving::start(open_small(dir.path()), &ca, ANY_PORT);
     let address = serving.address;
-    let log = client(address, &service(&authority, "svc-test"), Protocols::Http2);
+    let log = serving.client(&ca.folder("server"));
     let mut subscription = log.subscribe(0, &[]);
     log.append("run-1", Expected::Any, vec![event(0)]).await.unwrap();
     assert_eq!(numbers(&first(1, &mut subscription).await), [0]);
+    // A subscription does not hold the server.
     serving.stop().await;
     // Asked while nobody is there.
     let waiting = tokio::spawn(log.append("run-1", Expected::Any, vec![event(1)]));
-    let serving = Serving::start(dir.path(), address, &me).await;
+    let _serving = Serving::start(open_small(dir.path()), &ca, address);
     soon(waiting).await.unwrap().unwrap();
     assert_eq!(numbers(&first(1, &mut subscription).await), [1]);
-    drop((log, subscription));
+}
+
+#[tokio::test]
+async fn a_log_may_be_asked_before_it_is_there() {
+    let (dir, ca) = (tempfile::tempdir().unwrap(), Ca::new());
+    let serving = Serving::start(open_small(dir.path()), &ca, ANY_PORT);
+    let (address, log) = (serving.address, serving.client(&ca.folder("server")));
     serving.stop().await;
+    let waiting = tokio::spawn(log.append("run-1", Expected::None, vec![event(0)]));
+    let mut subscription = log.subscribe(0, &[]);
+    assert!(future::poll_immediate(subscription.next()).await.is_none());
+    let _serving = Serving::start(open_small(dir.path()), &ca, address);
+    soon(waiting).await.unwrap().unwrap();
+    assert_eq!(numbers(&first(1, &mut subscription).await), [0]);
+}
+
+#[tokio::test]
+async fn many_readers_that_do_not_read_stop_nobody() {
+    let (dir, ca) = (tempfile::tempdir().unwrap(), Ca::new());
+    let serving = Serving::start(open_small(dir.path()), &ca, ANY_PORT);
+    let log = serving.client(&ca.folder("server"));
+    let mut slow = Vec::new();
+    let mut big = event(0);
+    big.data = vec![7; 1_000_000].into();
+    for number in 0..10 {
+        big.id = event(number).id;
+        soon(log.append("run-1", Expected::Any, vec![big.clone()])).await.unwrap();
+        let mut subscription = log.subscribe(0, &[]);
+        first(1, &mut subscription).await;
+        slow.push(subscription);
+    }
+    for subscription in slow {
+        assert_eq!(first(9, subscription).await.len(), 9);
+    }
 }
 
 /// Passes bytes on, and breaks every connection after some KiB of answers, each later than the one
@@ -169,11 +176,10 @@ async fn pass(mut client: TcpStream, server: SocketAddr, most: u64) {
 #[tokio::test]
 async fn broken_connections_lose_and_repeat_nothing() {
     const APPENDS: u64 = 400;
-    let dir = tempfile::tempdir().unwrap();
-    let authority = authority(dir.path());
-    let serving = Serving::start(dir.path(), ANY_PORT, &service(&authority, "log")).await;
+    let (dir, ca) = (tempfile::tempdir().unwrap(), Ca::new());
+    let serving = Serving::start(open_small(dir.path()), &ca, ANY_PORT);
     let (proxy, connections) = breaking_proxy(serving.address).await;
-    let log = client(proxy, &service(&authority, "svc-test"), Protocols::Http2);
+    let log = Log::esdb(&format!("esdb://{proxy}"), Some(&ca.folder("server"))).unwrap();
     let subscription = tokio::spawn(first(2 * APPENDS as usize, log.subscribe(0, &["run-"])));
     let mut waiting = Vec::new();
     for number in 0..APPENDS {
@@ -196,5 +202,4 @@ async fn broken_connections_lose_and_repeat_nothing() {
     assert!(connections > 10, "only {connections} connections");
     assert_eq!(all(log.read_all(0, &[])).await, seen);
     assert_eq!(all(log.read_stream("run-1", 0, usize::MAX)).await, seen);
-    serving.stop().await;
 }

@@ -11,13 +11,13 @@ use uuid::Uuid;
 
 use crate::{
     all,
-    backends::{contract, embedded, embedded_in_small_segments, memory},
+    backends::{contract, embedded, embedded_in_small_segments, memory, served},
     event, events, fill, first, numbers, soon,
 };
 
 // Until the served protocol has these.
 contract!(
-    [memory, embedded, embedded_in_small_segments,],
+    [memory, embedded, embedded_in_small_segments, served,],
     [
         a_stream_is_read_backward,
         all_is_read_backward,

@@ -50,7 +50,7 @@ async fn the_process_answers_while_its_services_are_away() {
         .map(|name| format!("svc-{name} = '{NOBODY}'"))
         .join("\n");
     let config = format!(
-        "listen = '127.0.0.1:0'\ndata = '{}'\nidentity = '{}'\nlog = '{NOBODY}'\n\
+        "listen = '127.0.0.1:0'\ndata = '{}'\nidentity = '{}'\nlog = 'esdb://127.0.0.1:1'\n\
          [services]\n{services}\n[service]\nkeep_alive_seconds = 2\n",
         path("data").display(),
         path("identity").display(),

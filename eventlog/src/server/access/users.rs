@@ -1,0 +1,185 @@
+//! The file of users: one a line, `<name> read|read-write <argon2id hash>`.
+//!
+//! Hashing is slow on purpose, so what was verified once is remembered, as a digest under a key of this
+//! process. Passwords are tried a few at a time, beside the runtime.
+
+use std::{
+    collections::HashMap,
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use argon2::{Argon2, PasswordHasher as _, PasswordVerifier as _, password_hash::phc};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use sha2::{Digest as _, Sha256};
+use tokio::{sync::Semaphore, task::spawn_blocking};
+
+/// Each takes 19 MiB while it runs.
+const AT_ONCE: usize = 2;
+/// Longest `authorization` header that is looked at.
+const LONGEST: usize = 2_048;
+
+/// What a user may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rights {
+    Read,
+    ReadWrite,
+}
+
+impl fmt::Display for Rights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::ReadWrite => "read-write",
+        })
+    }
+}
+
+/// Who may use a served log without a service's certificate.
+pub struct Users {
+    known: HashMap<String, User>,
+    /// Verified instead of the hash of a user who does not exist, so that both take the same time.
+    nobody: String,
+    verified: Mutex<HashMap<[u8; 32], (String, Rights)>>,
+    key: [u8; 32],
+    running: Arc<Semaphore>,
+}
+
+struct User {
+    rights: Rights,
+    hash: String,
+}
+
+/// A file of users that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum UsersError {
+    #[error("read the users in `{}`", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error(
+        "line {line} of the users is `{text}`; it must be `<name> read|read-write <argon2 hash>`, as `gaia log user` prints it"
+    )]
+    Line { line: usize, text: String },
+    #[error("line {line} of the users names {name} a second time")]
+    Twice { line: usize, name: String },
+    #[error("`{name}` is not a user's name: 1 to 64 characters without white space and `:`")]
+    Name { name: String },
+}
+
+impl Default for Users {
+    /// Nobody.
+    fn default() -> Self {
+        let nobody = hash(&identity::random_hex::<16>());
+        Self {
+            known: HashMap::new(),
+            nobody,
+            verified: Mutex::default(),
+            key: identity::random(),
+            running: Arc::new(Semaphore::new(AT_ONCE)),
+        }
+    }
+}
+
+impl fmt::Debug for Users {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.known.keys()).finish()
+    }
+}
+
+impl Users {
+    pub fn read(path: &Path) -> Result<Self, UsersError> {
+        let failed = |source| UsersError::Read { path: path.to_owned(), source };
+        Self::parse(&fs::read_to_string(path).map_err(failed)?)
+    }
+
+    /// Empty lines and those that begin with `#` are skipped.
+    pub fn parse(text: &str) -> Result<Self, UsersError> {
+        let mut users = Self::default();
+        for (line, text) in (1..).zip(text.lines()) {
+            let text = text.trim();
+            if text.is_empty() || text.starts_with('#') {
+                continue;
+            }
+            let (name, user) = user(text).ok_or_else(|| {
+                let shown = text.split_whitespace().next().unwrap_or_default();
+                UsersError::Line { line, text: format!("{shown} …") }
+            })?;
+            if users.known.insert(name.clone(), user).is_some() {
+                return Err(UsersError::Twice { line, name });
+            }
+        }
+        Ok(users)
+    }
+
+    /// The line of a new user.
+    pub fn line(name: &str, rights: Rights, password: &str) -> Result<String, UsersError> {
+        if !is_name(name) {
+            return Err(UsersError::Name { name: name.escape_debug().to_string() });
+        }
+        Ok(format!("{name} {rights} {}", hash(password)))
+    }
+
+    /// Who shows this `authorization` header.
+    pub(super) async fn verify(&self, shown: &[u8]) -> Option<(String, Rights)> {
+        if shown.len() > LONGEST {
+            return None;
+        }
+        let digest = Sha256::new().chain_update(self.key).chain_update(shown).finalize().into();
+        if let Some(known) = self.remembered().get(&digest) {
+            return Some(known.clone());
+        }
+        let (name, password) = basic(shown)?;
+        let user = self.known.get(&name);
+        let hash = user.map_or(&self.nobody, |user| &user.hash).clone();
+        let permit = Arc::clone(&self.running).acquire_owned().await.ok()?;
+        let fits = spawn_blocking(move || {
+            let _permit = permit;
+            phc::PasswordHash::new(&hash).is_ok_and(|hash| {
+                Argon2::default().verify_password(password.as_bytes(), &hash).is_ok()
+            })
+        });
+        let verified = fits.await.ok()?.then_some((name, user?.rights))?;
+        self.remembered().insert(digest, verified.clone());
+        Some(verified)
+    }
+
+    /// At most one entry for each spelling of a right password.
+    fn remembered(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 32], (String, Rights)>> {
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn user(line: &str) -> Option<(String, User)> {
+    let mut words = line.split_whitespace();
+    let (name, rights, hash) = (words.next()?, words.next()?, words.next()?);
+    let rights = match rights {
+        "read" => Rights::Read,
+        "read-write" => Rights::ReadWrite,
+        _ => return None,
+    };
+    let sound = words.next().is_none() && is_name(name) && phc::PasswordHash::new(hash).is_ok();
+    sound.then(|| (name.to_owned(), User { rights, hash: hash.to_owned() }))
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=64).contains(&name.chars().count())
+        && !name
+            .contains(|letter: char| letter.is_whitespace() || letter.is_control() || letter == ':')
+        && !name.starts_with('#')
+}
+
+fn hash(password: &str) -> String {
+    let hash = Argon2::default().hash_password(password.as_bytes());
+    hash.expect("a password of any length can be hashed").to_string()
+}
+
+/// Name and password of `Basic <base64 of name:password>`.
+fn basic(shown: &[u8]) -> Option<(String, String)> {
+    let (scheme, encoded) = std::str::from_utf8(shown).ok()?.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let decoded = BASE64_STANDARD.decode(encoded.trim()).ok()?;
+    let (name, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
+    Some((name.to_owned(), password.to_owned()))
+}

@@ -1,0 +1,87 @@
+//! `gaia log serve`, `gaia log user`, `gaia log conformance`: the log behind the EventStoreDB protocol.
+
+use std::{io::Read as _, net::SocketAddr, path::PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, ValueEnum};
+use eventlog::{
+    Clock, Log,
+    server::{self, Access, Users},
+};
+use host::trust::Renewal;
+use identity::{Credentials, Live};
+use proto::registry::v1::registry_client::RegistryClient;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use transport::Server;
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ServeArgs {
+    /// Address and port to listen on
+    #[arg(long, default_value = "127.0.0.1:8500", value_name = "ADDR:PORT")]
+    listen: SocketAddr,
+    /// Folder with the log
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Folder with cert.pem, key.pem and caCert.pem
+    #[arg(long, value_name = "DIR")]
+    identity: PathBuf,
+    /// Address of svc-registry, which renews the certificate and says whom to believe
+    #[arg(long, value_name = "URL")]
+    registry: Option<String>,
+    /// File of those who may use the log without a service's certificate: lines of `gaia log user`
+    #[arg(long, value_name = "FILE")]
+    users: Option<PathBuf>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct UserArgs {
+    /// Name of the user
+    name: String,
+    /// What the user may do
+    #[arg(long, value_enum, default_value_t)]
+    rights: Rights,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Rights {
+    #[default]
+    Read,
+    ReadWrite,
+}
+
+/// Serves until it is asked to end.
+pub(crate) async fn serve(args: ServeArgs, shutdown: CancellationToken) -> Result<()> {
+    let live = Live::new(Credentials::load(&args.identity)?)?;
+    let users = args.users.map_or_else(|| Ok(Users::default()), |file| Users::read(&file))?;
+    let log = Log::open(&args.data, Clock::system())?;
+    let server = Server::bind_live(args.listen, &live)
+        .await
+        .with_context(|| format!("listen on {}", args.listen))?;
+    let mut background = JoinSet::new();
+    if let Some(address) = args.registry {
+        let channel = host::remote(&address, "svc-registry", &live)?;
+        let channels = vec![channel.clone()];
+        let registry = RegistryClient::new(channel);
+        let renewal = Renewal { registry, live, place: args.identity, channels };
+        host::trust::keep(&mut background, renewal, server.watchlist());
+    }
+    println!("the log is ready at esdb://{}", server.local_addr());
+    let router = server::router(log, Access::new(users), shutdown.clone());
+    server.acknowledge_at_once().serve(router, shutdown).await;
+    Ok(())
+}
+
+/// Prints the line of a new user, whose password is read from the standard input.
+pub(crate) fn user(args: UserArgs) -> Result<()> {
+    let mut password = String::new();
+    std::io::stdin().lock().read_to_string(&mut password).context("read the password")?;
+    let password = password.trim_end_matches(['\r', '\n']);
+    ensure!(password.len() >= 8, "the password on the standard input has less than 8 bytes");
+    let rights = match args.rights {
+        Rights::Read => server::Rights::Read,
+        Rights::ReadWrite => server::Rights::ReadWrite,
+    };
+    println!("{}", Users::line(&args.name, rights, password)?);
+    Ok(())
+}
