@@ -135,7 +135,10 @@ pub const fn of_rpc(rpc: Rpc) -> Needs {
 
 /// Beginnings of the names of the streams that each service writes. Nobody else does.
 const STREAMS: &[(&str, &[&str])] = &[
-    ("svc-registry", &["worker-", "environment-", "registration", "jointoken-", "certificate-", "authority"]),
+    (
+        "svc-registry",
+        &["worker-", "environment-", "registration", "jointoken-", "certificate-", "authority"],
+    ),
     ("svc-scheduler", &["run-"]),
     ("svc-artifacts", &["artifact-"]),
     ("svc-logs", &["runlog-"]),

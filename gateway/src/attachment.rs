@@ -40,7 +40,7 @@ pub(crate) type Orders = BoxStream<'static, Result<PipelineRun, Status>>;
 const WAITING_ORDERS: usize = 16;
 
 /// For a worker that was deregistered to be told to stop its runs, before it is cut off.
-const LAST_ORDERS: Duration = Duration::from_secs(2);
+const LAST_ORDERS: Duration = Duration::from_millis(500);
 
 /// Gaia's agents stop for good when they read this, so nothing else may say it.
 pub(crate) fn not_registered() -> Status {

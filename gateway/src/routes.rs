@@ -12,8 +12,8 @@ use crate::{
     door,
     gate::Gate,
     rest::{
-        self, audit, concurrency, environment, events, operator, pipelines, run_log, runs, selectors,
-        session, starts, trust, vault, workers,
+        self, audit, concurrency, environment, events, operator, pipelines, run_log, runs,
+        selectors, session, starts, trust, vault, workers,
     },
 };
 

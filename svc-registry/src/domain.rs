@@ -12,7 +12,7 @@
 //! back, and is still so. It says what a worker may get from now on; it does not touch what it runs,
 //! but for what a drain finds at its deadline.
 //!
-//! In reading order: this file, `pause`, `labels` (tags and who gave them), `environment`.
+//! In reading order: this file, `event`, `worker`, `pause`, `labels` (tags and who gave them), `environment`.
 //!
 //! Invariants:
 //! - A deregistered worker never changes again.
@@ -22,9 +22,11 @@
 
 pub mod certificate;
 mod environment;
+mod event;
 mod labels;
 mod pause;
 pub mod token;
+mod worker;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,8 +37,10 @@ use eventlog::Fold;
 use ids::{Timestamp, WorkerId};
 
 pub use environment::{Scope, Value, Variable};
+pub use event::Event;
 pub use labels::Source;
 pub use pause::{Pause, PauseKind};
+pub use worker::{Deregistered, Description, Registration, Worker};
 
 #[cfg(test)]
 mod tests;
@@ -127,88 +131,6 @@ pub enum Command {
     Certificate(certificate::Command),
 }
 
-/// A fact, stored for ever.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    WorkerRegistered {
-        registration: Registration,
-        at: Timestamp,
-    },
-    WorkerReported {
-        worker: WorkerId,
-        description: Description,
-        at: Timestamp,
-    },
-    WorkerRenamed {
-        worker: WorkerId,
-        name: String,
-        note: String,
-        at: Timestamp,
-    },
-    WorkerTagsChanged {
-        worker: WorkerId,
-        added: Vec<String>,
-        removed: Vec<String>,
-        note: String,
-        at: Timestamp,
-    },
-    WorkerSuspended {
-        worker: WorkerId,
-        until: Option<Timestamp>,
-        note: String,
-        at: Timestamp,
-    },
-    WorkerDrainStarted {
-        worker: WorkerId,
-        deadline: Option<Timestamp>,
-        note: String,
-        at: Timestamp,
-    },
-    WorkerDrainExpired {
-        worker: WorkerId,
-        at: Timestamp,
-    },
-    WorkerResumed {
-        worker: WorkerId,
-        note: String,
-        at: Timestamp,
-    },
-    WorkerLost {
-        worker: WorkerId,
-        last_contact_at: Timestamp,
-        at: Timestamp,
-    },
-    WorkerReturned {
-        worker: WorkerId,
-        at: Timestamp,
-    },
-    WorkerDeregistered {
-        worker: WorkerId,
-        forced: bool,
-        note: String,
-        at: Timestamp,
-    },
-    VariableSet {
-        scope: Scope,
-        key: String,
-        value: Value,
-        note: String,
-        at: Timestamp,
-    },
-    VariableRemoved {
-        scope: Scope,
-        key: String,
-        note: String,
-        at: Timestamp,
-    },
-    RegistrationSecretReset {
-        sealed: Vec<u8>,
-        at: Timestamp,
-    },
-    Token(token::Event),
-    Certificate(certificate::Event),
-}
-
 /// Why a command was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
@@ -242,33 +164,6 @@ pub enum Rejection {
     EndIsFar { days: u64, most: u64 },
 }
 
-/// Who a new worker is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Registration {
-    pub worker: WorkerId,
-    pub name: String,
-    pub tags: Vec<String>,
-    /// The embedded agent of a server.
-    pub primary: bool,
-    /// Hex.
-    pub certificate_serial: String,
-    pub certificate_expires_at: Timestamp,
-}
-
-/// What a worker says of itself.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Description {
-    /// How many runs it takes at once; 0: not said.
-    pub slots: u32,
-    pub tags: Vec<String>,
-    /// Those of the tags that the agent found by itself.
-    pub detected: Vec<String>,
-    /// Empty: not said; like the next two.
-    pub os: String,
-    pub arch: String,
-    pub version: String,
-}
-
 /// How often the registration secret was set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Generation(u64);
@@ -284,33 +179,6 @@ pub struct State {
     generation: Generation,
     pub tokens: token::Tokens,
     pub certificates: certificate::Certificates,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Worker {
-    pub name: String,
-    pub primary: bool,
-    pub description: Description,
-    pub certificate_serial: String,
-    pub certificate_expires_at: Timestamp,
-    pub registered_at: Timestamp,
-    /// The newest sign of life that the log knows of.
-    pub last_contact_at: Timestamp,
-    pub lost: bool,
-    /// `None`: it takes runs.
-    pub pause: Option<Pause>,
-    /// `None`: it is registered.
-    pub deregistered: Option<Deregistered>,
-    /// Beside those that it says of itself.
-    pub operator_tags: Vec<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Deregistered {
-    /// Why.
-    pub note: String,
-    /// It is not even told to stop.
-    pub forced: bool,
 }
 
 /// The facts that follow from `command`. Empty: it was already so.
@@ -444,33 +312,6 @@ fn when(condition: bool, event: Event) -> Vec<Event> {
     if condition { vec![event] } else { vec![] }
 }
 
-impl Event {
-    /// Whom it is about, if it is about one worker.
-    #[must_use]
-    pub const fn worker(&self) -> Option<WorkerId> {
-        match self {
-            Self::WorkerRegistered { registration, .. } => Some(registration.worker),
-            Self::WorkerReported { worker, .. }
-            | Self::WorkerRenamed { worker, .. }
-            | Self::WorkerTagsChanged { worker, .. }
-            | Self::WorkerSuspended { worker, .. }
-            | Self::WorkerDrainStarted { worker, .. }
-            | Self::WorkerDrainExpired { worker, .. }
-            | Self::WorkerResumed { worker, .. }
-            | Self::WorkerLost { worker, .. }
-            | Self::WorkerReturned { worker, .. }
-            | Self::WorkerDeregistered { worker, .. }
-            | Self::VariableSet { scope: Scope::Worker(worker), .. }
-            | Self::VariableRemoved { scope: Scope::Worker(worker), .. } => Some(*worker),
-            Self::VariableSet { scope: Scope::Tag(_), .. }
-            | Self::VariableRemoved { scope: Scope::Tag(_), .. }
-            | Self::RegistrationSecretReset { .. }
-            | Self::Token(_)
-            | Self::Certificate(_) => None,
-        }
-    }
-}
-
 impl Fold for State {
     type Event = Event;
 
@@ -588,62 +429,5 @@ impl State {
     fn pause(&mut self, worker: WorkerId, kind: PauseKind, until: Option<Timestamp>, note: &str) {
         let pause = Pause { kind, note: note.to_owned(), until, expired: false };
         self.change(worker, |known| known.pause = Some(pause));
-    }
-}
-
-impl Worker {
-    fn new(registration: &Registration, at: Timestamp) -> Self {
-        Self {
-            name: registration.name.clone(),
-            primary: registration.primary,
-            description: Description { tags: registration.tags.clone(), ..Description::default() },
-            certificate_serial: registration.certificate_serial.clone(),
-            certificate_expires_at: registration.certificate_expires_at,
-            registered_at: at,
-            last_contact_at: at,
-            lost: false,
-            pause: None,
-            deregistered: None,
-            operator_tags: vec![],
-        }
-    }
-
-    fn due(&self) -> Option<Timestamp> {
-        self.pause.as_ref().filter(|_| self.deregistered.is_none()).and_then(Pause::due)
-    }
-
-    /// Neither lost nor deregistered.
-    #[must_use]
-    pub fn is_present(&self) -> bool {
-        !self.lost && self.deregistered.is_none()
-    }
-}
-
-impl Description {
-    /// What was not said stays as it was known. Tags are always said: an empty list takes all away.
-    fn completed_by(self, known: &Self) -> Self {
-        let or = |said: String, known: &String| if said.is_empty() { known.clone() } else { said };
-        Self {
-            slots: if self.slots == 0 { known.slots } else { self.slots },
-            tags: self.tags,
-            detected: self.detected,
-            os: or(self.os, &known.os),
-            arch: or(self.arch, &known.arch),
-            version: or(self.version, &known.version),
-        }
-    }
-
-    /// Tags are a set, and their case does not matter.
-    fn says_the_same_as(&self, other: &Self) -> bool {
-        let sorted = |tags: &[String]| {
-            let mut tags: Vec<_> = tags.iter().map(|tag| tag.to_lowercase()).collect();
-            tags.sort_unstable();
-            tags
-        };
-        let with_sorted_tags = |description: &Self| {
-            let (tags, detected) = (sorted(&description.tags), sorted(&description.detected));
-            Self { tags, detected, ..description.clone() }
-        };
-        with_sorted_tags(self) == with_sorted_tags(other)
     }
 }
