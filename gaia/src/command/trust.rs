@@ -37,7 +37,7 @@ pub struct NewToken {
     /// How many workers may join with it
     #[arg(long, default_value = "1", value_name = "N")]
     uses: u32,
-    /// Tag to list the token with; may be repeated. The worker does not get it: `gaia agent --tag` does that
+    /// Tag that the worker gets beside its own, as from an operator; may be repeated. `--tag=-TAG` denies one
     #[arg(long = "tag", value_name = "TAG", value_delimiter = ',')]
     tags: Vec<String>,
     /// Name of the worker [default: it says its own]

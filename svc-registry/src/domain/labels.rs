@@ -56,8 +56,8 @@ impl Worker {
 
     /// A tag takes the place of its opposite. What is already so is left out.
     pub(super) fn retag(&self, add: Vec<String>, remove: &[String]) -> Result<Changed, Rejection> {
-        let undone = |tag: &&String| holds(&add, &opposite(tag)) || holds(remove, tag);
-        if let Some(tag) = add.iter().find(undone) {
+        agree(&add)?;
+        if let Some(tag) = add.iter().find(|tag| holds(remove, tag)) {
             return Err(Rejection::Contradiction(tag.clone()));
         }
         let mut changed = Changed::default();
@@ -93,6 +93,14 @@ impl Worker {
             }
             None => Ok(()),
         }
+    }
+}
+
+/// Tags that are given together; none is the opposite of another.
+pub(super) fn agree(tags: &[String]) -> Result<(), Rejection> {
+    match tags.iter().find(|tag| holds(tags, &opposite(tag))) {
+        Some(tag) => Err(Rejection::Contradiction(tag.clone())),
+        None => Ok(()),
     }
 }
 

@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr, time::Duration}
 
 use ids::{Digest, JoinTokenId, Timestamp, WorkerId};
 
-use super::{Event as Any, Registration, Rejection, State, registered};
+use super::{Event as Any, Registration, Rejection, State, labels, registered, when};
 
 /// How long a token is still listed after its time.
 const REMEMBERED: Duration = Duration::from_hours(30 * 24);
@@ -67,7 +67,7 @@ pub struct Terms {
     pub secret_hash: Digest,
     /// The worker's name; empty: the worker says it.
     pub name: String,
-    /// Tags that the worker gets beside its own.
+    /// Tags that the worker gets beside its own, as from an operator.
     pub tags: Vec<String>,
     pub uses: u32,
     /// Where the worker must come from; empty: from anywhere.
@@ -171,6 +171,7 @@ pub(super) fn decide(state: &State, command: Command) -> Result<Vec<Any>, Reject
             if open.count() >= MOST {
                 return Err(Refusal::TooMany.into());
             }
+            labels::agree(&terms.tags)?;
             Ok(vec![Event::TokenCreated { token, terms, at }.into()])
         }
         Command::RedeemToken { shown, registration, at } => redeem(state, &shown, registration, at),
@@ -190,13 +191,18 @@ fn redeem(
 ) -> Result<Vec<Any>, Rejection> {
     let worker = registration.worker;
     match state.tokens.claim(shown, at)? {
-        Claim::New(_) => {
+        Claim::New(Terms { tags: added, .. }) => {
             if state.worker(worker).is_some() {
                 return Err(Rejection::WorkerExists(worker));
             }
             let (token, key) = (shown.token, shown.key);
             let redeemed = Event::TokenRedeemed { token, worker, key, at };
-            Ok(vec![redeemed.into(), Any::WorkerRegistered { registration, at }])
+            let (removed, note) = (vec![], format!("from join token {token}"));
+            let is_tagged = !added.is_empty();
+            let tagged = Any::WorkerTagsChanged { worker, added, removed, note, at };
+            let mut events = vec![redeemed.into(), Any::WorkerRegistered { registration, at }];
+            events.extend(when(is_tagged, tagged));
+            Ok(events)
         }
         Claim::Again(known) if known == worker => {
             registered(state, worker)?;

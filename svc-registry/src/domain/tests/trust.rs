@@ -73,6 +73,27 @@ fn a_token_makes_a_worker_as_often_as_its_terms_say() {
 }
 
 #[test]
+fn the_tags_of_a_token_are_given_as_by_an_operator() {
+    let tags = vec!["gpu".to_owned(), "-slow".to_owned()];
+    let given = [created(Terms { tags: tags.clone(), ..terms(1) })];
+    let (removed, note) = (vec![], format!("from join token {TOKEN}"));
+    let tagged =
+        Event::WorkerTagsChanged { worker: worker(1), added: tags, removed, note, at: LATER };
+    let after = [redeemed(1, 11, LATER), joined(1, LATER), tagged];
+    check(&given, redeem(1, 11), Ok(after.to_vec()));
+    let state = State::replay(&[&given[..], &after].concat());
+    let known = state.worker(worker(1)).unwrap();
+    let operators: Vec<_> =
+        known.labels().into_iter().filter(|(_, source)| *source == Source::Operator).collect();
+    assert_eq!(operators, [("gpu", Source::Operator), ("-slow", Source::Operator)]);
+    assert!(known.offers("GPU") && !known.offers("slow"));
+
+    let terms = Terms { tags: vec!["gpu".into(), "-GPU".into()], ..terms(1) };
+    let create = Command::Token(Tokens::CreateToken { token: TOKEN, terms, at: AT });
+    check(&[], create, Err(Rejection::Contradiction("gpu".into())));
+}
+
+#[test]
 fn whoever_did_not_hear_the_answer_may_ask_again_and_is_the_same_worker() {
     let given = [created(terms(1)), redeemed(1, 11, AT), registered(1)];
     let tokens = State::replay(&given).tokens;

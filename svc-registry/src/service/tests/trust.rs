@@ -46,7 +46,8 @@ fn renewal(key: &Key, worker_id: &str) -> wire::RenewCertificateRequest {
 async fn a_worker_joins_with_a_token_and_a_key_of_its_own() {
     let machine = Machine::new();
     let (mut client, _task) = machine.start().await;
-    let terms = wire::CreateJoinTokenRequest { name: "builder".into(), ..Default::default() };
+    let (name, tags) = ("builder".into(), vec!["gpu".into()]);
+    let terms = wire::CreateJoinTokenRequest { name, tags, ..Default::default() };
     let text = token(&mut client, terms).await;
     let key = Key::generate().unwrap();
     let joined = join(&mut client, &text, &key).await.unwrap();
@@ -55,6 +56,8 @@ async fn a_worker_joins_with_a_token_and_a_key_of_its_own() {
     assert_eq!(credentials.peer().unwrap(), Peer::Worker(id));
     let [worker] = &list(&mut client).await[..] else { panic!("one worker") };
     assert_eq!(worker.name, "builder");
+    assert_eq!(worker.tags, ["Go", "gpu"]);
+    assert_eq!(worker.labels[1].source(), wire::LabelSource::Operator);
     assert_eq!(worker.certificate_expires_at, joined.expires_at);
     let [listed] = &tokens(&mut client).await[..] else { panic!("one token") };
     assert_eq!((listed.worker_ids.as_slice(), listed.open), (&[joined.worker_id][..], false));
