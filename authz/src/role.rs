@@ -148,6 +148,14 @@ impl Group {
         }
     }
 
+    pub fn description(self) -> &'static str {
+        match self {
+            Self::Admin => "Everything, also what later versions add.",
+            Self::Operator => "See everything but who may do what, start, stop, manage workers.",
+            Self::ReadOnly => "See pipelines, runs, logs and workers, and change nothing.",
+        }
+    }
+
     pub fn of_name(name: &str) -> Option<Self> {
         Self::ALL.iter().find(|group| group.name() == name).copied()
     }
@@ -182,6 +190,17 @@ impl Grants {
     pub fn allow(&self, role: Role) -> bool {
         self.roles.contains(&role) || self.groups.iter().any(|group| group.allows(role))
     }
+
+    /// Something that the others may do and these may not; `None`: there is nothing.
+    pub fn lacks(&self, others: &Self) -> Option<&'static str> {
+        // An administrator may also do what later versions add.
+        if others.groups.contains(&Group::Admin) && !self.groups.contains(&Group::Admin) {
+            return Some(Group::Admin.name());
+        }
+        let mut lacking =
+            Role::ALL.iter().filter(|role| others.allow(**role) && !self.allow(**role));
+        lacking.next().map(|role| role.full_name())
+    }
 }
 
 #[cfg(test)]
@@ -208,6 +227,18 @@ mod tests {
             let allowed: Vec<_> = allowed.filter(|role| grants.allow(**role)).collect();
             assert!(allowed.is_empty(), "{allowed:?}");
         }
+    }
+
+    #[test]
+    fn who_may_do_less_lacks_something() {
+        let lacks =
+            |own: &[&str], others: &[&str]| Grants::of_names(own).lacks(&Grants::of_names(others));
+        let all: Vec<_> = Role::ALL.iter().map(|role| role.full_name()).collect();
+        assert_eq!(lacks(&["admin"], &all), None);
+        assert_eq!(lacks(&all, &["admin"]), Some("admin"));
+        assert_eq!(lacks(&["operator"], &["readonly", "PipelineStart"]), None);
+        assert_eq!(lacks(&["readonly"], &["PipelineStart"]), Some("PipelineStart"));
+        assert_eq!(lacks(&[], &[]), None);
     }
 
     #[test]

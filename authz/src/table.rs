@@ -112,6 +112,11 @@ pub const fn of_rpc(rpc: Rpc) -> Needs {
         Rpc::AccessLogin
         | Rpc::AccessAuthenticate
         | Rpc::AccessChangePassword
+        | Rpc::AccessListUsers
+        | Rpc::AccessCreateUser
+        | Rpc::AccessSetRoles
+        | Rpc::AccessResetPassword
+        | Rpc::AccessRemoveUser
         | Rpc::AccessPutSecret
         | Rpc::AccessRemoveSecret
         | Rpc::AccessListSecrets
@@ -199,6 +204,13 @@ routes! {
     AuditHead             GET    "/api/v1/audit/head"                                  Role(R::SystemReadEvents);
 
     OwnPassword           POST   "/api/v1/user/password"                               User;
+    UserList              GET    "/api/v1/users"                                       Role(R::UserList);
+    UserCreate            POST   "/api/v1/user"                                        Role(R::UserCreate);
+    UserRemove            DELETE "/api/v1/user/{username}"                             Role(R::UserDelete);
+    UserPassword          PUT    "/api/v1/user/{username}/password"                    Role(R::UserChangePassword);
+    UserPermissionShow    GET    "/api/v1/user/{username}/permissions"                 Role(R::UserPermissionGet);
+    UserPermissionSet     PUT    "/api/v1/user/{username}/permissions"                 Role(R::UserPermissionUpdate);
+    PermissionList        GET    "/api/v1/permission"                                  User;
 
     SecretList            GET    "/api/v1/secrets"                                     Role(R::SecretList);
     SecretCreate          POST   "/api/v1/secret"                                      Role(R::SecretCreate);

@@ -18,7 +18,7 @@ pub fn count(call: &'static str, reason: &'static str) {
 #[must_use]
 pub fn metrics() -> String {
     let mut text = String::from(
-        "# HELP gaia_refused_calls_total Calls that were refused before their handler.\n\
+        "# HELP gaia_refused_calls_total Calls of somebody who may not make them.\n\
          # TYPE gaia_refused_calls_total counter\n",
     );
     let refused = REFUSED.lock().unwrap_or_else(PoisonError::into_inner).clone();

@@ -16,6 +16,7 @@ use crate::{
         secret::{self, SecretCommand},
         selector::{self, SelectorCommand},
         trust::{self, RevokeArgs, RotateArgs},
+        user::{self, UserCommand},
         worker::{self, WorkerCommand},
     },
     demo::{self, DemoArgs},
@@ -69,6 +70,9 @@ enum Command {
     /// Secrets of the vault: set, list, remove
     #[command(subcommand)]
     Secret(SecretCommand),
+    /// Users: list, add, remove; their passwords and roles
+    #[command(subcommand)]
+    User(UserCommand),
     /// The event log as the server shows it
     #[command(subcommand)]
     Events(EventsCommand),
@@ -211,6 +215,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         }
         Command::Run(command) => return run::run(command, &server.client()?, output).await,
         Command::Secret(command) => secret::secret(command, &server.client()?, output).await,
+        Command::User(command) => user::user(command, &server.client()?, output).await,
         Command::Limit(command) => limit::limit(command, &server.client()?, output).await,
         Command::Selector(command) => {
             return selector::selector(command, &server.client()?, output).await;

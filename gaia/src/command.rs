@@ -11,6 +11,7 @@ pub mod run;
 pub mod secret;
 pub mod selector;
 pub mod trust;
+pub mod user;
 pub mod worker;
 
 use anyhow::{Context, Result, bail};

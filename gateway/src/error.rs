@@ -14,11 +14,13 @@ pub(crate) struct ApiError {
     status: StatusCode,
     message: String,
     more: Map<String, Value>,
+    /// Seconds.
+    retry_after: Option<u64>,
 }
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), more: Map::new() }
+        Self { status, message: message.into(), more: Map::new(), retry_after: None }
     }
 
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
@@ -36,6 +38,12 @@ impl ApiError {
     /// A further field beside `message`.
     pub(crate) fn with(mut self, field: &str, value: impl Into<Value>) -> Self {
         self.more.insert(field.to_owned(), value.into());
+        self
+    }
+
+    /// When it makes sense to come again, in seconds.
+    pub(crate) fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds);
         self
     }
 
@@ -89,6 +97,9 @@ impl IntoResponse for ApiError {
         if self.status == StatusCode::UNAUTHORIZED {
             let bearer = HeaderValue::from_static("Bearer");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
+        }
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
         response
     }

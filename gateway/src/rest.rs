@@ -1,6 +1,6 @@
 //! Gaia's REST API under `/api/v1`, and what is ours beside it.
 //!
-//! In reading order: this file (what every handler takes), `session`, `pipelines`, `starts`, `runs` with
+//! In reading order: this file (what every handler takes), `session`, `users`, `pipelines`, `starts`, `runs` with
 //! `run_json` and `run_log`, `selectors`, `concurrency`, `workers`, `operator`, `environment`, `trust`,
 //! `vault`, `events` (with `event_json`, `moment` and `names`), `audit`.
 
@@ -23,6 +23,7 @@ pub(crate) mod session;
 pub(crate) mod starts;
 mod time;
 pub(crate) mod trust;
+pub(crate) mod users;
 pub(crate) mod vault;
 pub(crate) mod workers;
 

@@ -13,7 +13,7 @@ use crate::{
     gate::Gate,
     rest::{
         self, audit, concurrency, environment, events, operator, pipelines, run_log, runs,
-        selectors, session, starts, trust, vault, workers,
+        selectors, session, starts, trust, users, vault, workers,
     },
 };
 
@@ -38,6 +38,13 @@ fn handler(route: Route) -> MethodRouter<Gate> {
         Route::AuditRun => on(method, audit::run),
 
         Route::OwnPassword => on(method, session::change_password),
+        Route::UserList => on(method, users::list),
+        Route::UserCreate => on(method, users::create),
+        Route::UserRemove => on(method, users::remove),
+        Route::UserPassword => on(method, users::reset_password),
+        Route::UserPermissionShow => on(method, users::permissions),
+        Route::UserPermissionSet => on(method, users::set_permissions),
+        Route::PermissionList => on(method, users::all_permissions),
 
         Route::SecretList => on(method, vault::list),
         Route::SecretCreate => on(method, vault::create),

@@ -1,4 +1,9 @@
-//! gRPC in: parses, stamps the time, hashes and seals, asks, and answers.
+//! gRPC in: parses, stamps the time, hashes and seals, asks, and answers. In reading order: this file
+//! (logins and the vault), `users`.
+
+mod users;
+
+use std::net::{IpAddr, SocketAddr};
 
 use eventlog::{Clock, Origin, Stopped};
 use identity::MasterKey;
@@ -15,7 +20,7 @@ use crate::{
     passwords::{self, Passwords},
     service::Owner,
     sessions::Sessions,
-    throttle::Throttle,
+    throttle::{Throttle, Who},
 };
 
 pub(crate) struct Api {
@@ -42,28 +47,34 @@ impl Api {
     }
 
     /// The user whose password it is.
-    async fn prove(&self, username: &str, password: SecretString) -> Result<User, Status> {
+    async fn prove(
+        &self,
+        username: &str,
+        password: SecretString,
+        caller: Option<&Caller>,
+    ) -> Result<User, Status> {
         let user = self.user(username).await?;
-        // All names that cannot exist share one entry.
-        let throttled = if username.len() <= 64 { username } else { "" };
-        self.check_wait(throttled)?;
+        let whose = Who::of(username, caller.and_then(address));
+        self.check_wait(&whose)?;
         let hash = user.as_ref().map(|user| user.password_hash.clone());
         let proved = self.passwords.verify(password, hash).await;
         // Who tries many at once learns no more than who tries one after the other.
-        self.check_wait(throttled)?;
+        self.check_wait(&whose)?;
         if !proved {
-            self.throttle.failed(throttled);
+            self.throttle.failed(whose);
             return Err(Rejection::WrongPassword.into());
         }
-        self.throttle.succeeded(throttled);
+        self.throttle.succeeded(&whose);
         user.ok_or_else(|| Rejection::WrongPassword.into())
     }
 
-    fn check_wait(&self, username: &str) -> Result<(), Status> {
-        let Some(wait) = self.throttle.wait(username) else { return Ok(()) };
+    fn check_wait(&self, whose: &[Who]) -> Result<(), Status> {
+        let Some(wait) = self.throttle.wait(whose) else { return Ok(()) };
         let seconds = wait.as_secs() + 1;
         let message = format!("too many failed logins; try again in {seconds} s");
-        Err(Status::resource_exhausted(message))
+        let mut status = Status::resource_exhausted(message);
+        status.metadata_mut().insert("retry-after", seconds.into());
+        Err(status)
     }
 
     fn open(&self, key: &str, secret: &Secret) -> Result<String, Status> {
@@ -85,15 +96,15 @@ impl Access for Api {
         &self,
         request: Request<wire::LoginRequest>,
     ) -> Result<Response<wire::Session>, Status> {
-        let wire::LoginRequest { username, password } = request.into_inner();
-        let user = self.prove(&username, password.into()).await?;
+        let wire::LoginRequest { username, password, caller } = request.into_inner();
+        let user = self.prove(&username, password.into(), caller.as_ref()).await?;
         let issued = self.sessions.issue(&username, user.generation, self.clock.now());
         Ok(Response::new(wire::Session {
             username,
             display_name: user.display_name,
             token: issued.token,
             expires_at: issued.expires_at.0,
-            roles: vec!["admin".into()],
+            roles: user.roles,
         }))
     }
 
@@ -110,7 +121,7 @@ impl Access for Api {
         }
         let expires_at = claims.expires_at().0;
         let (username, display_name) = (claims.username, user.display_name);
-        let roles = vec!["admin".into()];
+        let roles = user.roles;
         Ok(Response::new(wire::Session { username, display_name, token, expires_at, roles }))
     }
 
@@ -121,7 +132,7 @@ impl Access for Api {
         let wire::ChangePasswordRequest { username, old_password, new_password, caller } =
             request.into_inner();
         let new_password = SecretString::from(new_password);
-        let user = self.prove(&username, old_password.into()).await?;
+        let user = self.prove(&username, old_password.into(), caller.as_ref()).await?;
         passwords::check(new_password.expose_secret())
             .map_err(|error| Status::invalid_argument(format!("`new_password` {error}")))?;
         let password_hash = self.passwords.hash(new_password).await;
@@ -129,6 +140,41 @@ impl Access for Api {
         let command = Command::ChangePassword { username, proved, password_hash, at };
         self.ask(command, caller).await?;
         Ok(Response::new(wire::ChangePasswordResponse {}))
+    }
+
+    async fn list_users(
+        &self,
+        _: Request<wire::ListUsersRequest>,
+    ) -> Result<Response<wire::ListUsersResponse>, Status> {
+        self.users().await.map(Response::new)
+    }
+
+    async fn create_user(
+        &self,
+        request: Request<wire::CreateUserRequest>,
+    ) -> Result<Response<wire::User>, Status> {
+        self.add(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn set_roles(
+        &self,
+        request: Request<wire::SetRolesRequest>,
+    ) -> Result<Response<wire::User>, Status> {
+        self.allow(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn reset_password(
+        &self,
+        request: Request<wire::ResetPasswordRequest>,
+    ) -> Result<Response<wire::User>, Status> {
+        self.reset(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn remove_user(
+        &self,
+        request: Request<wire::RemoveUserRequest>,
+    ) -> Result<Response<wire::RemoveUserResponse>, Status> {
+        self.remove(request.into_inner()).await.map(Response::new)
     }
 
     async fn put_secret(
@@ -207,14 +253,23 @@ fn context(key: &str) -> String {
     format!("secret/{key}")
 }
 
+fn address(caller: &Caller) -> Option<IpAddr> {
+    caller.address.parse().ok().map(|address: SocketAddr| address.ip())
+}
+
 fn stopped(error: Stopped) -> Status {
     Status::unavailable(format!("svc-access: {error}; try again"))
 }
 
 impl From<Rejection> for Status {
     fn from(rejection: Rejection) -> Self {
+        let message = rejection.to_string();
         match rejection {
-            Rejection::WrongPassword => Self::unauthenticated(rejection.to_string()),
+            Rejection::WrongPassword => Self::unauthenticated(message),
+            Rejection::UserExists(_) => Self::already_exists(message),
+            Rejection::UnknownUser(_) => Self::not_found(message),
+            Rejection::LastAdministrator(_) => Self::failed_precondition(message),
+            Rejection::RolesChanged(_) => Self::aborted(message),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Events to and from their stored form. Streams: `user-<name>` and `secret-<key>`.
+//! Events to and from their stored form: reads every version, writes the newest. Streams: `user-<name>` and `secret-<key>`.
 
 use eventlog::{
     DecodeError, Recorded,
@@ -8,28 +8,33 @@ use ids::Timestamp;
 use prost::Message;
 use proto::access::events::v1 as stored;
 
-use crate::domain::{Event, PasswordHash};
+use crate::domain::{ADMINISTRATORS, Event, PasswordHash};
 
 /// Streams that this service alone writes, by prefix.
 pub(crate) const OWNS: &[&str] = &["user-", "secret-"];
 
 pub(crate) fn stream(event: &Event) -> String {
     match event {
-        Event::UserCreated { username, .. } | Event::PasswordChanged { username, .. } => {
-            format!("user-{username}")
-        }
+        Event::UserCreated { username, .. }
+        | Event::UserRolesSet { username, .. }
+        | Event::UserRemoved { username, .. }
+        | Event::PasswordChanged { username, .. } => format!("user-{username}"),
         Event::SecretPut { key, .. } | Event::SecretRemoved { key, .. } => format!("secret-{key}"),
     }
 }
 
 pub(crate) fn encode(event: &Event) -> Encoded {
     match event.clone() {
-        Event::UserCreated { username, display_name, password_hash, at } => {
-            let password_hash = password_hash.0;
-            encoded(
-                "UserCreated",
-                &stored::UserCreated { username, display_name, password_hash, at: at.0 },
-            )
+        Event::UserCreated { username, display_name, password_hash, roles, at } => {
+            let (password_hash, at) = (password_hash.0, at.0);
+            let stored = stored::UserCreated { username, display_name, password_hash, at, roles };
+            Encoded { version: 2, ..encoded("UserCreated", &stored) }
+        }
+        Event::UserRolesSet { username, roles, at } => {
+            encoded("UserRolesSet", &stored::UserRolesSet { username, roles, at: at.0 })
+        }
+        Event::UserRemoved { username, at } => {
+            encoded("UserRemoved", &stored::UserRemoved { username, at: at.0 })
         }
         Event::PasswordChanged { username, password_hash, at } => {
             let password_hash = password_hash.0;
@@ -53,17 +58,27 @@ pub fn decode(recorded: &Recorded) -> Result<Option<Event>, DecodeError> {
         return Ok(None);
     }
     check_version(recorded)?;
-    event(&recorded.event.event_type, &recorded.event.data)
+    event(&recorded.event.event_type, recorded.event.version(), &recorded.event.data)
         .map_err(|error| DecodeError::new(recorded, error))
 }
 
-fn event(event_type: &str, data: &[u8]) -> Result<Option<Event>, prost::DecodeError> {
+fn event(event_type: &str, version: u32, data: &[u8]) -> Result<Option<Event>, prost::DecodeError> {
     Ok(Some(match event_type {
         "UserCreated" => {
-            let stored::UserCreated { username, display_name, password_hash, at } =
+            let stored::UserCreated { username, display_name, password_hash, at, roles } =
                 Message::decode(data)?;
             let (password_hash, at) = (PasswordHash(password_hash), Timestamp(at));
-            Event::UserCreated { username, display_name, password_hash, at }
+            // Before there were roles, every user could do everything.
+            let roles = if version < 2 { vec![ADMINISTRATORS.to_owned()] } else { roles };
+            Event::UserCreated { username, display_name, password_hash, roles, at }
+        }
+        "UserRolesSet" => {
+            let stored::UserRolesSet { username, roles, at } = Message::decode(data)?;
+            Event::UserRolesSet { username, roles, at: Timestamp(at) }
+        }
+        "UserRemoved" => {
+            let stored::UserRemoved { username, at } = Message::decode(data)?;
+            Event::UserRemoved { username, at: Timestamp(at) }
         }
         "PasswordChanged" => {
             let stored::PasswordChanged { username, password_hash, at } = Message::decode(data)?;

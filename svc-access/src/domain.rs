@@ -1,13 +1,15 @@
 //! Who the users are, and what the vault holds.
 //!
 //! ```text
-//!             create                          put              remove
-//!   (nobody) ────────▶ user ⟲ password   (–) ─────▶ secret ⟲ ────────▶ (–)
+//!             create                        remove          put              remove
+//!   (nobody) ────────▶ user ⟲ password, roles ────▶ (–)   (–) ─────▶ secret ⟲ ────────▶ (–)
 //! ```
 //!
 //! Invariants:
-//! - A user is created once.
-//! - A password is changed only by who proved to know the present one.
+//! - A user is created once. Who is removed and created again has none of the old sessions.
+//! - There is an administrator as soon as there was one: the last one is not removed, nor made less.
+//! - A password is changed only by who proved to know the present one, or is set anew by somebody who
+//!   knew what the user may do at that moment.
 //! - This module does no IO, reads no clock, and draws no random numbers; what it holds is hashed or
 //!   sealed already.
 
@@ -19,14 +21,37 @@ use ids::Timestamp;
 #[cfg(test)]
 mod tests;
 
+/// The group whose last user stays.
+pub const ADMINISTRATORS: &str = "admin";
+
 /// A wish. It can be refused.
 #[derive(Clone, Debug)]
 pub enum Command {
-    /// Nothing happens when the user exists.
     CreateUser {
         username: String,
         display_name: String,
         password_hash: PasswordHash,
+        /// Names of roles and groups.
+        roles: Vec<String>,
+        at: Timestamp,
+    },
+    SetRoles {
+        username: String,
+        /// What the user could do when it was checked who may change that.
+        seen: Vec<String>,
+        roles: Vec<String>,
+        at: Timestamp,
+    },
+    /// Without proof of the present password.
+    ResetPassword {
+        username: String,
+        seen: Vec<String>,
+        password_hash: PasswordHash,
+        at: Timestamp,
+    },
+    RemoveUser {
+        username: String,
+        seen: Vec<String>,
         at: Timestamp,
     },
     ChangePassword {
@@ -54,6 +79,16 @@ pub enum Event {
         username: String,
         display_name: String,
         password_hash: PasswordHash,
+        roles: Vec<String>,
+        at: Timestamp,
+    },
+    UserRolesSet {
+        username: String,
+        roles: Vec<String>,
+        at: Timestamp,
+    },
+    UserRemoved {
+        username: String,
         at: Timestamp,
     },
     PasswordChanged {
@@ -73,10 +108,18 @@ pub enum Event {
 }
 
 /// Why a command was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
     #[error("the user name or the password is wrong")]
     WrongPassword,
+    #[error("there is a user `{0}` already; choose another name")]
+    UserExists(String),
+    #[error("there is no user `{0}`; list the users to see who there is")]
+    UnknownUser(String),
+    #[error("`{0}` is the last administrator; make another user one first")]
+    LastAdministrator(String),
+    #[error("somebody else changes what `{0}` may do at the same moment; look, and try again")]
+    RolesChanged(String),
 }
 
 /// PHC string. `Debug` does not show it.
@@ -90,6 +133,8 @@ pub struct Generation(pub u64);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
     users: BTreeMap<String, User>,
+    /// The last generation of who was removed, so that nobody takes over their sessions.
+    removed: BTreeMap<String, Generation>,
     secrets: BTreeMap<String, Secret>,
 }
 
@@ -98,6 +143,8 @@ pub struct User {
     pub display_name: String,
     pub password_hash: PasswordHash,
     pub generation: Generation,
+    /// Names of roles and groups.
+    pub roles: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,10 +156,39 @@ pub struct Secret {
 /// The facts that follow from `command`. Empty: it was already so.
 pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> {
     match command {
-        Command::CreateUser { username, display_name, password_hash, at } => {
-            let is_new = !state.users.contains_key(&username);
-            let event = Event::UserCreated { username, display_name, password_hash, at };
-            Ok(if is_new { vec![event] } else { vec![] })
+        Command::CreateUser { username, display_name, password_hash, roles, at } => {
+            let mut users = state.users.iter();
+            match users.find(|(known, _)| known.eq_ignore_ascii_case(&username)) {
+                Some((_, user)) if user.password_hash == password_hash => Ok(vec![]),
+                Some((known, _)) => Err(Rejection::UserExists(known.clone())),
+                None => {
+                    let event =
+                        Event::UserCreated { username, display_name, password_hash, roles, at };
+                    Ok(vec![event])
+                }
+            }
+        }
+        Command::SetRoles { username, seen, roles, at } => {
+            if state.known(&username)?.roles == roles {
+                return Ok(vec![]);
+            }
+            state.seen(&username, &seen)?;
+            if !is_administrator(&roles) {
+                state.keep_an_administrator(&username)?;
+            }
+            Ok(vec![Event::UserRolesSet { username, roles, at }])
+        }
+        Command::ResetPassword { username, seen, password_hash, at } => {
+            if state.known(&username)?.password_hash == password_hash {
+                return Ok(vec![]);
+            }
+            state.seen(&username, &seen)?;
+            Ok(vec![Event::PasswordChanged { username, password_hash, at }])
+        }
+        Command::RemoveUser { username, seen, at } => {
+            state.seen(&username, &seen)?;
+            state.keep_an_administrator(&username)?;
+            Ok(vec![Event::UserRemoved { username, at }])
         }
         Command::ChangePassword { username, proved, password_hash, at } => {
             let user = state.users.get(&username).ok_or(Rejection::WrongPassword)?;
@@ -135,18 +211,34 @@ pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> 
     }
 }
 
+fn is_administrator(roles: &[String]) -> bool {
+    roles.iter().any(|role| role == ADMINISTRATORS)
+}
+
 impl Fold for State {
     type Event = Event;
 
     fn evolve(&mut self, event: &Event) {
         match event {
-            Event::UserCreated { username, display_name, password_hash, .. } => {
+            Event::UserCreated { username, display_name, password_hash, roles, .. } => {
+                let Generation(last) = self.removed.remove(username).unwrap_or_default();
                 let user = User {
                     display_name: display_name.clone(),
                     password_hash: password_hash.clone(),
-                    generation: Generation(1),
+                    generation: Generation(last + 1),
+                    roles: roles.clone(),
                 };
                 self.users.insert(username.clone(), user);
+            }
+            Event::UserRolesSet { username, roles, .. } => {
+                if let Some(user) = self.users.get_mut(username) {
+                    user.roles.clone_from(roles);
+                }
+            }
+            Event::UserRemoved { username, .. } => {
+                if let Some(user) = self.users.remove(username) {
+                    self.removed.insert(username.clone(), user.generation);
+                }
             }
             Event::PasswordChanged { username, password_hash, .. } => {
                 if let Some(user) = self.users.get_mut(username) {
@@ -169,6 +261,30 @@ impl State {
     #[must_use]
     pub fn user(&self, username: &str) -> Option<&User> {
         self.users.get(username)
+    }
+
+    /// All users, in order of their names.
+    pub fn users(&self) -> impl Iterator<Item = (&str, &User)> {
+        self.users.iter().map(|(name, user)| (name.as_str(), user))
+    }
+
+    fn known(&self, username: &str) -> Result<&User, Rejection> {
+        self.users.get(username).ok_or_else(|| Rejection::UnknownUser(username.to_owned()))
+    }
+
+    /// The user may still do what was seen.
+    fn seen(&self, username: &str, seen: &[String]) -> Result<(), Rejection> {
+        let is_so = self.known(username)?.roles == seen;
+        is_so.then_some(()).ok_or_else(|| Rejection::RolesChanged(username.to_owned()))
+    }
+
+    /// Somebody else is an administrator too, or this user is none.
+    fn keep_an_administrator(&self, username: &str) -> Result<(), Rejection> {
+        let mut administrators =
+            self.users.iter().filter(|(_, user)| is_administrator(&user.roles));
+        let is_last = administrators.next().is_some_and(|(name, _)| name == username)
+            && administrators.next().is_none();
+        if is_last { Err(Rejection::LastAdministrator(username.to_owned())) } else { Ok(()) }
     }
 
     #[must_use]

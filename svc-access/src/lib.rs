@@ -6,7 +6,8 @@
 //! Invariants:
 //! - No password and no secret is stored or shown in clear: passwords are hashed, secrets sealed.
 //! - Who fails to log in is not told why.
-//! - A session ends when it expires, and when its user changes the password.
+//! - A session ends when it expires, and when its user is removed or gets another password.
+//! - Nobody gives a right that they have not, or changes who has more.
 
 mod api;
 mod codec;

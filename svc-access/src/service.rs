@@ -103,7 +103,7 @@ async fn create_admin(
     clock: &Clock,
     chosen: Option<SecretString>,
 ) -> Result<Option<SecretString>, StartError> {
-    if owner.read(|state| state.user("admin").is_some()).await? {
+    if owner.read(|state| state.users().next().is_some()).await? {
         return Ok(None);
     }
     if let Some(chosen) = &chosen {
@@ -115,6 +115,7 @@ async fn create_admin(
         username: "admin".into(),
         display_name: "Administrator".into(),
         password_hash: passwords.hash(password.clone()).await,
+        roles: vec![domain::ADMINISTRATORS.into()],
         at: clock.now(),
     };
     let created = owner.ask(command, Origin::service("svc-access")).await?;

@@ -15,12 +15,10 @@ pub(crate) struct Sessions {
     valid: Duration,
 }
 
-/// What a token says. Times: seconds since the epoch, as the standard wants them.
+/// What a token says. What the user may do is looked up at each call, so that a change is felt at once. Times: seconds since the epoch, as the standard wants them.
 #[derive(Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub(crate) struct Claims {
     pub(crate) username: String,
-    /// What the user may do. Until there are roles, every user is an administrator.
-    roles: Vec<String>,
     iat: u64,
     exp: u64,
     jti: String,
@@ -47,7 +45,6 @@ impl Sessions {
         let exp = (now + self.valid).as_millis() / 1_000;
         let claims = Claims {
             username: username.into(),
-            roles: vec!["admin".into()],
             iat: now.as_millis() / 1_000,
             exp,
             jti: identity::random_hex::<16>(),

@@ -31,7 +31,7 @@ pub async fn login(args: LoginArgs, server: &ServerArgs) -> Result<()> {
 }
 
 /// Reads a line; a terminal shows what is typed, since hiding it needs more than this program has.
-fn ask_password(username: &str) -> Result<String> {
+pub(super) fn ask_password(username: &str) -> Result<String> {
     if std::io::stdin().is_terminal() {
         eprint!("Password of {username} (shown as you type): ");
         std::io::stderr().flush().context("write the prompt")?;

@@ -1,11 +1,12 @@
-//! Logging in, and changing one's password.
+//! Logging in, and changing one's own password.
 
+use authz::Route;
 use axum::{Json, extract::State, http::StatusCode};
 use proto::access::v1::{ChangePasswordRequest, LoginRequest, Session};
 use serde::{Deserialize, Serialize};
-use tonic::Code;
+use tonic::{Code, Status};
 
-use super::{Payload, User};
+use super::{Anyone, Payload, User};
 use crate::{error::ApiError, gate::Gate, limits};
 
 #[derive(Deserialize)]
@@ -26,21 +27,34 @@ pub(crate) struct LoggedIn {
 
 pub(crate) async fn login(
     State(gate): State<Gate>,
+    Anyone(caller): Anyone,
     payload: Payload,
 ) -> Result<Json<LoggedIn>, ApiError> {
     let Login { username, password } = payload.json()?;
     limits::text("username", &username, limits::NAME)?;
     limits::text("password", &password, limits::PASSWORD)?;
-    let session = gate.access().login(LoginRequest { username, password }).await;
-    let session = session.map_err(|refusal| match refusal.code() {
-        // Gaia's answer, and not a 401: the token is not what is wrong.
-        Code::Unauthenticated => {
-            ApiError::forbidden("invalid username and/or password: correct them and try again")
-        }
-        _ => refusal.into(),
-    })?;
+    let request = LoginRequest { username, password, caller: Some(caller) };
+    let session = gate.access().login(request).await.map_err(not_logged_in)?;
     let Session { username, display_name, token, expires_at, .. } = session.into_inner();
     Ok(Json(LoggedIn { username, display_name, tokenstring: token, jwtexpiry: expires_at / 1_000 }))
+}
+
+fn not_logged_in(refusal: Status) -> ApiError {
+    let count = |reason| authz::count(Route::Login.path(), reason);
+    match refusal.code() {
+        // Gaia's answer, and not a 401: the token is not what is wrong.
+        Code::Unauthenticated => {
+            count("wrong_password");
+            ApiError::forbidden("invalid username and/or password: correct them and try again")
+        }
+        Code::ResourceExhausted => {
+            count("too_many_logins");
+            let seconds = refusal.metadata().get("retry-after");
+            let seconds = seconds.and_then(|seconds| seconds.to_str().ok()?.parse().ok());
+            ApiError::from(refusal).retry_after(seconds.unwrap_or(1))
+        }
+        _ => refusal.into(),
+    }
 }
 
 #[derive(Deserialize)]
@@ -65,7 +79,8 @@ pub(crate) async fn change_password(
     }
     if !change.username.is_empty() && change.username != user.name {
         return Err(ApiError::forbidden(format!(
-            "`{}` may change only its own password: leave `username` out",
+            "`{}` changes its own password here: leave `username` out, or set that of another user with \
+             PUT /api/v1/user/NAME/password",
             user.name
         )));
     }

@@ -18,4 +18,5 @@ mod process;
 mod replay;
 mod runs;
 mod selectors;
+mod users;
 mod views;

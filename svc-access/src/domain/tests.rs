@@ -16,9 +16,41 @@ fn hash(n: u8) -> PasswordHash {
     PasswordHash(format!("$argon2id${n}"))
 }
 
+fn roles(names: &[&str]) -> Vec<String> {
+    names.iter().map(ToString::to_string).collect()
+}
+
+fn user(name: &str, n: u8, names: &[&str]) -> Event {
+    let (username, display_name) = (name.into(), name.to_uppercase());
+    let (password_hash, roles) = (hash(n), roles(names));
+    Event::UserCreated { username, display_name, password_hash, roles, at: AT }
+}
+
+fn create(name: &str, n: u8, names: &[&str]) -> Command {
+    let (username, display_name) = (name.into(), name.to_uppercase());
+    let (password_hash, roles) = (hash(n), roles(names));
+    Command::CreateUser { username, display_name, password_hash, roles, at: AT }
+}
+
 fn created() -> Event {
-    let (username, display_name) = ("admin".into(), "Administrator".into());
-    Event::UserCreated { username, display_name, password_hash: hash(1), at: AT }
+    user("admin", 1, &["admin"])
+}
+
+fn set_roles(name: &str, seen: &[&str], names: &[&str]) -> Command {
+    let (username, seen, roles) = (name.into(), roles(seen), roles(names));
+    Command::SetRoles { username, seen, roles, at: AT }
+}
+
+fn roles_set(name: &str, names: &[&str]) -> Event {
+    Event::UserRolesSet { username: name.into(), roles: roles(names), at: AT }
+}
+
+fn remove(name: &str, seen: &[&str]) -> Command {
+    Command::RemoveUser { username: name.into(), seen: roles(seen), at: AT }
+}
+
+fn removed(name: &str) -> Event {
+    Event::UserRemoved { username: name.into(), at: AT }
 }
 
 fn changed(n: u8) -> Event {
@@ -40,14 +72,59 @@ fn was_put(key: &str, n: u8) -> Event {
 
 #[test]
 fn a_user_is_created_once() {
-    let create = |n| Command::CreateUser {
-        username: "admin".into(),
-        display_name: "Administrator".into(),
-        password_hash: hash(n),
+    check(&[], create("admin", 1, &["admin"]), Ok(vec![created()]));
+    check(&[created()], create("admin", 1, &["admin"]), Ok(vec![]));
+    for name in ["admin", "ADMIN"] {
+        let exists = Rejection::UserExists("admin".into());
+        check(&[created()], create(name, 2, &[]), Err(exists));
+    }
+}
+
+#[test]
+fn roles_are_changed_by_who_knows_the_present_ones() {
+    let given = [created(), user("ann", 2, &["readonly"])];
+    let set = |seen: &[&str], names: &[&str]| set_roles("ann", seen, names);
+    check(&given, set(&["readonly"], &["operator"]), Ok(vec![roles_set("ann", &["operator"])]));
+    check(&given, set(&["readonly"], &["readonly"]), Ok(vec![]));
+    check(&given, set(&[], &["operator"]), Err(Rejection::RolesChanged("ann".into())));
+    check(&given, set_roles("bob", &[], &["admin"]), Err(Rejection::UnknownUser("bob".into())));
+}
+
+#[test]
+fn the_last_administrator_stays() {
+    let last = || Err(Rejection::LastAdministrator("admin".into()));
+    let one = [created(), user("ann", 2, &["operator"])];
+    check(&one, remove("admin", &["admin"]), last());
+    check(&one, set_roles("admin", &["admin"], &["operator"]), last());
+    let more = roles_set("admin", &["admin", "operator"]);
+    check(&one, set_roles("admin", &["admin"], &["admin", "operator"]), Ok(vec![more]));
+    check(&one, remove("ann", &["operator"]), Ok(vec![removed("ann")]));
+    let two = [&one[..], &[roles_set("ann", &["admin"])]].concat();
+    check(&two, remove("admin", &["admin"]), Ok(vec![removed("admin")]));
+    let again = [&two[..], &[removed("admin")]].concat();
+    check(&again, remove("ann", &["admin"]), Err(Rejection::LastAdministrator("ann".into())));
+}
+
+#[test]
+fn a_password_is_set_anew_by_who_knows_what_the_user_may_do() {
+    let given = [created(), user("ann", 2, &["readonly"])];
+    let reset = |seen: &[&str]| Command::ResetPassword {
+        username: "ann".into(),
+        seen: roles(seen),
+        password_hash: hash(3),
         at: AT,
     };
-    check(&[], create(1), Ok(vec![created()]));
-    check(&[created()], create(2), Ok(vec![]));
+    let changed = Event::PasswordChanged { username: "ann".into(), password_hash: hash(3), at: AT };
+    check(&given, reset(&["readonly"]), Ok(vec![changed]));
+    check(&given, reset(&[]), Err(Rejection::RolesChanged("ann".into())));
+}
+
+#[test]
+fn who_is_created_again_is_somebody_else() {
+    let once = [created(), user("ann", 2, &[])];
+    let again = [&once[..], &[removed("ann"), user("ann", 3, &[])]].concat();
+    let generation = |log: &[Event]| State::replay(log).user("ann").unwrap().generation;
+    assert!(generation(&again) > generation(&once));
 }
 
 #[test]
@@ -88,23 +165,41 @@ proptest! {
                 log.push(event);
             }
             prop_assert_eq!(decide(&state, command).unwrap_or_default(), vec![]);
-            for (name, user) in before.users {
-                prop_assert!(state.users[&name].generation >= user.generation);
+            for (name, user) in &before.users {
+                let now = state.users.get(name).map(|user| user.generation);
+                let now = now.or_else(|| state.removed.get(name).copied());
+                prop_assert!(now >= Some(user.generation));
             }
+            let has_administrator =
+                |state: &State| state.users.values().any(|user| is_administrator(&user.roles));
+            prop_assert!(has_administrator(&state) || !has_administrator(&before));
         }
         prop_assert_eq!(State::replay(&log), state);
     }
+}
+
+fn some_roles() -> impl Strategy<Value = Vec<String>> {
+    prop_oneof![Just(roles(&["admin"])), Just(roles(&["readonly"]))]
 }
 
 fn any_command() -> impl Strategy<Value = Command> {
     let key = || prop_oneof![Just("a".to_string()), Just("b".to_string())];
     let at = || (0..100_u64).prop_map(Timestamp);
     prop_oneof![
-        (key(), 0..9_u8, at()).prop_map(|(username, n, at)| Command::CreateUser {
-            display_name: username.clone(),
+        (key(), 0..9_u8, some_roles(), at()).prop_map(|(username, n, roles, at)| {
+            let (display_name, password_hash) = (username.clone(), hash(n));
+            Command::CreateUser { username, display_name, password_hash, roles, at }
+        }),
+        (key(), some_roles(), some_roles(), at()).prop_map(|(username, seen, roles, at)| {
+            Command::SetRoles { username, seen, roles, at }
+        }),
+        (key(), some_roles(), 0..9_u8, at()).prop_map(|(username, seen, n, at)| {
+            Command::ResetPassword { username, seen, password_hash: hash(n), at }
+        }),
+        (key(), some_roles(), at()).prop_map(|(username, seen, at)| Command::RemoveUser {
             username,
-            password_hash: hash(n),
-            at,
+            seen,
+            at
         }),
         (key(), 0..4_u64, 0..9_u8, at()).prop_map(|(username, proved, n, at)| {
             let (proved, password_hash) = (Generation(proved), hash(n));

@@ -6,7 +6,10 @@ use eventlog::{Clock, Log, Recorded};
 use futures::StreamExt as _;
 use identity::Peer;
 use ids::Timestamp;
-use proto::access::v1::{self as wire, access_client::AccessClient};
+use proto::{
+    access::v1::{self as wire, access_client::AccessClient},
+    common::v1::Caller,
+};
 use tempfile::TempDir;
 use tonic::Code;
 use transport::Channel;
@@ -75,7 +78,18 @@ async fn login(
     username: &str,
     password: &str,
 ) -> Result<wire::Session, tonic::Status> {
-    let request = wire::LoginRequest { username: username.into(), password: password.into() };
+    login_from(client, username, password, "").await
+}
+
+async fn login_from(
+    client: &mut Client,
+    username: &str,
+    password: &str,
+    address: &str,
+) -> Result<wire::Session, tonic::Status> {
+    let caller = Some(Caller { address: address.into(), ..Default::default() });
+    let (username, password) = (username.into(), password.into());
+    let request = wire::LoginRequest { username, password, caller };
     client.login(request).await.map(tonic::Response::into_inner)
 }
 
@@ -314,3 +328,5 @@ async fn only_services_of_the_house_may_call() {
         assert_eq!(refused.code(), Code::PermissionDenied);
     }
 }
+
+mod users;
