@@ -53,6 +53,7 @@ pub const fn of_rpc(rpc: Rpc) -> Needs {
         Rpc::RegistryRegisterWorker
         | Rpc::RegistryAttachWorker
         | Rpc::RegistryListWorkers
+        | Rpc::RegistryListChanges
         | Rpc::RegistryRenameWorker
         | Rpc::RegistryTagWorker
         | Rpc::RegistrySuspendWorker
@@ -254,6 +255,8 @@ routes! {
     WorkerSecretReset     POST   "/api/v1/worker/secret"                               Role(R::WorkerResetWorkerRegisterSecret);
     WorkerStatus          GET    "/api/v1/worker/status"                               Role(R::WorkerGetOverview);
     WorkerList            GET    "/api/v1/worker"                                      Role(R::WorkerGetWorker);
+    WorkerHistory         GET    "/api/v1/worker/{workerid}/history"                   Role(R::WorkerGetWorker);
+    Fleet                 GET    "/api/v1/fleet"                                       Role(R::WorkerGetWorker);
     WorkerDeregister      DELETE "/api/v1/worker/{workerid}"                           Role(R::WorkerDeregisterWorker);
     WorkerRename          POST   "/api/v1/worker/rename/{workerid}"                    Role(R::WorkerManage);
     WorkerTag             POST   "/api/v1/worker/tags/{workerid}"                      Role(R::WorkerManage);

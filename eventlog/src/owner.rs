@@ -16,6 +16,7 @@
 //! any knowledge of what a command means.
 
 mod batch;
+mod past;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ use crate::{
     log::{AppendError, LogError},
     snapshot::{Snapshot, Snapshots},
 };
+pub use past::Past;
 pub(crate) use task::Revisions;
 use task::{Task, is_in};
 

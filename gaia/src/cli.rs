@@ -9,6 +9,7 @@ use crate::{
     command::{
         audit::{self, AuditCommand},
         events::{self, EventsCommand},
+        fleet::{self, FleetArgs},
         limit::{self, LimitCommand},
         login::{self, LoginArgs},
         pipeline::{self, PipelineCommand},
@@ -55,6 +56,8 @@ enum Command {
     /// Workers: list, rename, tag, suspend, drain, resume, remove; their environment; join tokens
     #[command(subcommand)]
     Worker(WorkerCommand),
+    /// The workers at any point in time, and what each ran
+    Fleet(FleetArgs),
     /// Pipelines: create, list, build, run, remove
     #[command(subcommand)]
     Pipeline(Box<PipelineCommand>),
@@ -210,6 +213,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Demo(args) => return demo::run(args, &server, host::shutdown()?).await,
         Command::Login(args) => login::login(args, &server).await,
         Command::Worker(command) => worker::worker(command, &server.client()?, output).await,
+        Command::Fleet(args) => fleet::fleet(args, &server.client()?, output).await,
         Command::Pipeline(command) => {
             return pipeline::pipeline(*command, &server.client()?, output).await;
         }

@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod environment;
 pub mod events;
+pub mod fleet;
 pub mod limit;
 pub mod login;
 mod moment;

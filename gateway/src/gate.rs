@@ -112,7 +112,8 @@ impl Gate {
 
     /// Whether the registry still has the worker. Walks all workers, so only refusals ask this.
     pub(crate) async fn is_registered(&self, worker: WorkerId) -> Result<bool, Status> {
-        let workers = self.registry().list_workers(ListWorkersRequest {}).await?.into_inner();
+        let workers =
+            self.registry().list_workers(ListWorkersRequest::default()).await?.into_inner();
         let id = worker.to_string();
         Ok(workers.workers.iter().any(|known| known.worker_id == id))
     }
@@ -129,8 +130,12 @@ impl Gate {
         worker: WorkerId,
         pipeline: u64,
     ) -> Result<Option<Run>, Status> {
-        let request =
-            ListRunsRequest { pipeline_id: pipeline, limit: 0, with_builds: true, only_open: true };
+        let request = ListRunsRequest {
+            pipeline_id: pipeline,
+            with_builds: true,
+            only_open: true,
+            ..ListRunsRequest::default()
+        };
         let runs = self.scheduler().list_runs(request).await?.into_inner().runs;
         Ok(runs.into_iter().find(|run| holds(run, worker)))
     }

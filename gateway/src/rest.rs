@@ -1,7 +1,7 @@
 //! Gaia's REST API under `/api/v1`, and what is ours beside it.
 //!
 //! In reading order: this file (what every handler takes), `session`, `users`, `pipelines`, `starts`, `runs` with
-//! `run_json` and `run_log`, `selectors`, `concurrency`, `workers`, `operator`, `environment`, `trust`,
+//! `run_json` and `run_log`, `selectors`, `concurrency`, `workers`, `history`, `operator`, `environment`, `trust`,
 //! `vault`, `events` (with `event_json`, `moment` and `names`), `audit`.
 
 pub(crate) mod audit;
@@ -9,6 +9,7 @@ pub(crate) mod concurrency;
 pub(crate) mod environment;
 mod event_json;
 pub(crate) mod events;
+pub(crate) mod history;
 mod moment;
 mod names;
 pub(crate) mod operator;

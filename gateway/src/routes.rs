@@ -12,7 +12,7 @@ use crate::{
     door,
     gate::Gate,
     rest::{
-        self, audit, concurrency, environment, events, operator, pipelines, run_log, runs,
+        self, audit, concurrency, environment, events, history, operator, pipelines, run_log, runs,
         selectors, session, starts, trust, users, vault, workers,
     },
 };
@@ -81,6 +81,8 @@ fn handler(route: Route) -> MethodRouter<Gate> {
         Route::WorkerSecretReset => on(method, workers::reset_secret),
         Route::WorkerStatus => on(method, workers::overview),
         Route::WorkerList => on(method, workers::list),
+        Route::WorkerHistory => on(method, history::of_worker),
+        Route::Fleet => on(method, history::fleet),
         Route::WorkerDeregister => on(method, operator::deregister),
         Route::WorkerRename => on(method, operator::rename),
         Route::WorkerTag => on(method, operator::tag),

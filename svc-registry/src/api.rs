@@ -2,12 +2,13 @@
 
 mod certificates;
 mod environment;
+mod history;
 mod join;
 mod operator;
 
 use std::pin::Pin;
 
-use eventlog::{Clock, Origin, Stopped};
+use eventlog::{Clock, Origin, Stopped, owner::Past};
 use futures::{Stream, StreamExt, stream};
 use identity::{Authority, MasterKey};
 use ids::WorkerId;
@@ -32,6 +33,7 @@ use crate::{
 pub(crate) struct Api {
     pub(crate) owner: Owner,
     pub(crate) presence: Presence,
+    pub(crate) past: Past,
     pub(crate) secrets: Secrets,
     pub(crate) clock: Clock,
     pub(crate) authority: Authority,
@@ -183,8 +185,12 @@ impl Registry for Api {
 
     async fn list_workers(
         &self,
-        _: Request<wire::ListWorkersRequest>,
+        request: Request<wire::ListWorkersRequest>,
     ) -> Result<Response<wire::ListWorkersResponse>, Status> {
+        if let Some(end) = request.into_inner().before {
+            let workers = history::workers(&self.past, end).await?;
+            return Ok(Response::new(wire::ListWorkersResponse { workers }));
+        }
         let contacts = self.presence.contacts().await.map_err(stopped)?;
         let workers = self
             .owner
@@ -192,6 +198,18 @@ impl Registry for Api {
             .await
             .map_err(stopped)?;
         Ok(Response::new(wire::ListWorkersResponse { workers }))
+    }
+
+    async fn list_changes(
+        &self,
+        request: Request<wire::ListChangesRequest>,
+    ) -> Result<Response<wire::ListChangesResponse>, Status> {
+        let worker = worker_id(&request.into_inner().worker_id)?;
+        let changes = history::changes(&self.past, worker).await?;
+        if changes.is_empty() {
+            return Err(Rejection::UnknownWorker(worker).into());
+        }
+        Ok(Response::new(wire::ListChangesResponse { changes }))
     }
 
     async fn rename_worker(

@@ -1,7 +1,10 @@
 //! What runs: the owner of the state, and the task that knows who is connected.
 
 use axum::Router;
-use eventlog::{Clock, Log, Origin, Rules, Stopped, owner::OwnerError};
+use eventlog::{
+    Clock, Log, Origin, Rules, Stopped,
+    owner::{OwnerError, Past},
+};
 use futures::future;
 use identity::{Authority, MasterKey};
 use proto::registry::v1::registry_server::RegistryServer;
@@ -60,15 +63,7 @@ pub enum RunError {
 
 /// Replays the log and starts the service. Every worker that was there has the grace time to attach.
 pub async fn start(deps: Deps, config: Config) -> Result<Service, StartError> {
-    let rules = Rules {
-        owns: codec::OWNS,
-        follows: &[],
-        decide: domain::decide,
-        stream: codec::stream,
-        encode: codec::encode,
-        decode: codec::decode,
-    };
-    let (owner, owner_task) = Owner::start(deps.log, rules).await?;
+    let (owner, owner_task) = Owner::start(deps.log.clone(), rules()).await?;
     let secrets = Secrets::new(deps.master_key.clone());
     let (_, sealed) = secrets.make();
     let first = Command::CreateRegistrationSecret { sealed, at: deps.clock.now() };
@@ -82,6 +77,7 @@ pub async fn start(deps: Deps, config: Config) -> Result<Service, StartError> {
     let api = Api {
         owner,
         presence,
+        past: Past::new(deps.log),
         secrets,
         master_key: deps.master_key,
         clock: deps.clock,
@@ -92,6 +88,17 @@ pub async fn start(deps: Deps, config: Config) -> Result<Service, StartError> {
     let server = RegistryServer::new(api).max_decoding_message_size(MAX_REQUEST);
     let router = authz::guard(Routes::new(server).into_axum_router());
     Ok(Service { router, task })
+}
+
+pub(crate) fn rules() -> Rules<State, Command, Event, Rejection> {
+    Rules {
+        owns: codec::OWNS,
+        follows: &[],
+        decide: domain::decide,
+        stream: codec::stream,
+        encode: codec::encode,
+        decode: codec::decode,
+    }
 }
 
 /// The other tasks end quietly once the owner has stopped, so that its reason is what is told.

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use eventlog::{Clock, Origin, Stopped};
+use eventlog::{Clock, Origin, Stopped, owner::Past};
 use futures::{StreamExt, stream};
 use ids::{LeaseToken, PipelineId, RunId, RunNumber, WorkerId};
 use proto::scheduler::v1::{self as pb, instruction, scheduler_server::Scheduler};
@@ -18,7 +18,7 @@ use crate::{
         RunState, State, explain, placement,
     },
     selectors,
-    service::Owner,
+    service::{Owner, rules},
     watchers::Watchers,
     wire::{self, WireError, shorten},
 };
@@ -31,6 +31,7 @@ const MAX_HELD: usize = 10_000;
 #[derive(Clone, Debug)]
 pub(crate) struct Api {
     pub(crate) owner: Owner,
+    pub(crate) past: Past,
     pub(crate) clock: Clock,
     pub(crate) config: Config,
     pub(crate) connections: Connections,
@@ -226,10 +227,12 @@ impl Scheduler for Api {
         &self,
         request: Request<pb::ListRunsRequest>,
     ) -> Answer<pb::ListRunsResponse> {
-        let pb::ListRunsRequest { pipeline_id, limit, with_builds, only_open } =
+        let pb::ListRunsRequest { pipeline_id, limit, with_builds, only_open, worker_id } =
             request.into_inner();
         let pipeline = (pipeline_id > 0).then_some(PipelineId(pipeline_id));
-        let filter = Filter { pipeline, with_builds, only_open };
+        let had = !worker_id.is_empty();
+        let worker = had.then(|| wire::read_worker_id(&worker_id)).transpose()?;
+        let filter = Filter { pipeline, with_builds, only_open, worker };
         let limit = if limit == 0 { usize::MAX } else { limit as usize };
         let connected = self.connections.connected();
         let look = move |state: &State| list(state, filter, limit, &connected);
@@ -373,13 +376,25 @@ impl Scheduler for Api {
         Ok(Response::new(self.owner.read(look).await.map_err(stopped)?))
     }
 
-    async fn list_loads(&self, _: Request<pb::ListLoadsRequest>) -> Answer<pb::ListLoadsResponse> {
+    async fn list_loads(
+        &self,
+        request: Request<pb::ListLoadsRequest>,
+    ) -> Answer<pb::ListLoadsResponse> {
+        if let Some(end) = request.into_inner().before {
+            let state = self.past.before(&rules(), end).await;
+            let state = state.map_err(|error| Status::unavailable(error.to_string()))?;
+            return Ok(Response::new(loads(&state, &Connected::default())));
+        }
         let connected = self.connections.connected();
-        let look = move |state: &State| pb::ListLoadsResponse {
-            loads: state.workers().map(|(id, _)| load(state, id, &connected)).collect(),
-            queued: state.queued() as u64,
-        };
+        let look = move |state: &State| loads(state, &connected);
         Ok(Response::new(self.owner.read(look).await.map_err(stopped)?))
+    }
+}
+
+fn loads(state: &State, connected: &Connected) -> pb::ListLoadsResponse {
+    pb::ListLoadsResponse {
+        loads: state.workers().map(|(id, _)| load(state, id, connected)).collect(),
+        queued: state.queued() as u64,
     }
 }
 

@@ -1,6 +1,9 @@
 //! The rules for the owner of the state, and what starts the service.
 
-use eventlog::{Clock, Log, Rules, owner::OwnerError};
+use eventlog::{
+    Clock, Log, Rules,
+    owner::{OwnerError, Past},
+};
 use proto::scheduler::v1::scheduler_server::SchedulerServer;
 use tokio::task::{JoinError, JoinHandle};
 
@@ -16,7 +19,7 @@ use crate::{
 
 pub(crate) type Owner = eventlog::Owner<State, Command, Event, Rejection>;
 
-fn rules() -> Rules<State, Command, Event, Rejection> {
+pub(crate) fn rules() -> Rules<State, Command, Event, Rejection> {
     Rules {
         owns: &[codec::RUNS, codec::LIMITS],
         follows: &[codec::WORKERS],
@@ -67,11 +70,12 @@ pub async fn start(deps: Deps, config: Config) -> Result<Service, StartError> {
     if config.max_infrastructure_attempts == 0 {
         return Err(StartError::NoAttempts);
     }
-    let (owner, owner_task) = Owner::start(deps.log, rules()).await?;
+    let (owner, owner_task) = Owner::start(deps.log.clone(), rules()).await?;
     let (connections, notices) = Connections::new();
     let effects = Effects::new(owner.clone(), deps.clock.clone(), config.clone(), notices);
     let (watchers, watchers_task) = Watchers::start(owner.clone());
-    let api = Api { owner, clock: deps.clock, config, connections, watchers };
+    let past = Past::new(deps.log);
+    let api = Api { owner, past, clock: deps.clock, config, connections, watchers };
     let server = SchedulerServer::new(api).max_decoding_message_size(MAX_REQUEST);
     let router = tonic::service::Routes::new(server).into_axum_router();
     let tasks = [tokio::spawn(effects.run()), watchers_task];

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{
     environment::{self, EnvironmentCommand},
-    find_worker, segment,
+    find_worker, fleet, segment,
     trust::{self, TokenCommand},
 };
 use crate::{
@@ -21,6 +21,11 @@ use crate::{
 pub enum WorkerCommand {
     /// List the workers
     Ls,
+    /// What happened to a worker, and which runs it had
+    History {
+        /// Name or id; of one that was removed the id
+        worker: String,
+    },
     /// Give a worker another name
     Rename {
         /// Name or id
@@ -123,6 +128,7 @@ pub async fn worker(command: WorkerCommand, client: &Client, output: Output) -> 
             let body = json!({ "name": to, "note": why.note });
             change(client, output, "rename", &worker, &body, &format!("is now called {to}")).await
         }
+        WorkerCommand::History { worker } => fleet::history(&worker, client, output).await,
         WorkerCommand::Tag(command) => tag(client, output, command).await,
         WorkerCommand::Suspend { worker, why, until } => {
             let until = until.map(|when| moment(&when)).transpose()?.unwrap_or_default();

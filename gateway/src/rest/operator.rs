@@ -36,7 +36,7 @@ impl Change {
 
 /// The worker as it is now, with what it runs.
 async fn shown(gate: &Gate, worker: Worker) -> Answer {
-    let loads = gate.scheduler().list_loads(ListLoadsRequest {}).await?.into_inner().loads;
+    let loads = gate.scheduler().list_loads(ListLoadsRequest::default()).await?.into_inner().loads;
     let load = loads.iter().find(|load| load.worker_id == worker.worker_id);
     Ok(Json(WorkerJson::new(worker, load)))
 }

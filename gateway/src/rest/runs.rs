@@ -55,6 +55,7 @@ impl Wanted {
             limit: self.limit.unwrap_or(usual),
             with_builds: is_on(self.builds.as_deref()),
             only_open: is_on(self.open.as_deref()),
+            worker_id: String::new(),
         }
     }
 }

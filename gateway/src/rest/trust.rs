@@ -196,7 +196,8 @@ async fn shown(
     gate: &Gate,
     certificates: Vec<Certificate>,
 ) -> Result<Json<Vec<CertificateJson>>, ApiError> {
-    let workers = gate.registry().list_workers(ListWorkersRequest {}).await?.into_inner().workers;
+    let workers =
+        gate.registry().list_workers(ListWorkersRequest::default()).await?.into_inner().workers;
     let name = |certificate: &Certificate| {
         let worker = workers.iter().find(|worker| worker.worker_id == certificate.worker_id);
         worker.map_or_else(|| certificate.service.clone(), |worker| worker.name.clone())

@@ -235,27 +235,32 @@ pub(super) fn state(state: WorkerState) -> &'static str {
     }
 }
 
-async fn all(gate: &Gate) -> Result<(Vec<Worker>, ListLoadsResponse), Status> {
+/// Now, or when the log ended before this position.
+async fn all(gate: &Gate, before: Option<u64>) -> Result<(Vec<Worker>, ListLoadsResponse), Status> {
     let (mut registry, mut scheduler) = (gate.registry(), gate.scheduler());
     let (workers, loads) = tokio::try_join!(
-        registry.list_workers(ListWorkersRequest {}),
-        scheduler.list_loads(ListLoadsRequest {}),
+        registry.list_workers(ListWorkersRequest { before }),
+        scheduler.list_loads(ListLoadsRequest { before }),
     )?;
     Ok((workers.into_inner().workers, loads.into_inner()))
 }
 
 pub(crate) async fn list(State(gate): State<Gate>) -> Result<Json<Vec<WorkerJson>>, ApiError> {
-    let (workers, loads) = all(&gate).await?;
+    Ok(Json(shown(&gate, None).await?))
+}
+
+pub(super) async fn shown(gate: &Gate, before: Option<u64>) -> Result<Vec<WorkerJson>, ApiError> {
+    let (workers, loads) = all(gate, before).await?;
     let loads: HashMap<_, _> = loads.loads.iter().map(|load| (&load.worker_id, load)).collect();
     let shown = workers.into_iter().map(|worker| {
         let load = loads.get(&worker.worker_id).copied();
         WorkerJson::new(worker, load)
     });
-    Ok(Json(shown.collect()))
+    Ok(shown.collect())
 }
 
 pub(crate) async fn overview(State(gate): State<Gate>) -> Result<Json<Value>, ApiError> {
-    let (workers, loads) = all(&gate).await?;
+    let (workers, loads) = all(&gate, None).await?;
     let count = |wanted: &str| workers.iter().filter(|w| status(w.state()) == wanted).count();
     Ok(Json(json!({
         "activeworker": count("active"),

@@ -45,6 +45,13 @@ impl House {
         Self::over(Log::in_memory(Clock::system()), data, config).await
     }
 
+    /// A worker is lost when it is gone for so many milliseconds.
+    pub(crate) async fn with_grace(millis: u64) -> Self {
+        let registry = svc_registry::Config { grace_ms: millis, ..Default::default() };
+        let data = tempfile::tempdir().unwrap();
+        Self::of(Log::in_memory(Clock::system()), data, Config::default(), registry).await
+    }
+
     /// With the log in `log` of its folder.
     pub(crate) async fn on_disk() -> Self {
         let data = tempfile::tempdir().unwrap();
@@ -53,8 +60,12 @@ impl House {
     }
 
     async fn over(log: Log, data: TempDir, config: Config) -> Self {
+        Self::of(log, data, config, svc_registry::Config::default()).await
+    }
+
+    async fn of(log: Log, data: TempDir, config: Config, registry: svc_registry::Config) -> Self {
         let authority = Authority::open_or_create(&data.path().join("ca")).unwrap();
-        let deps = services(log, &data, &authority).await;
+        let deps = services(log, &data, &authority, registry).await;
         let router = gateway::router(deps.clone(), config);
         let channel = Channel::local(router.clone(), Peer::Anonymous);
         let admin = Client::new(channel).login("admin", PASSWORD).await;
@@ -132,7 +143,12 @@ impl House {
     }
 }
 
-async fn services(log: Log, data: &TempDir, authority: &Authority) -> Deps {
+async fn services(
+    log: Log,
+    data: &TempDir,
+    authority: &Authority,
+    config: svc_registry::Config,
+) -> Deps {
     let clock = Clock::system();
     let master_key = MasterKey::open_or_create(&data.path().join("master.key")).unwrap();
     let inside = |router| Channel::local(router, Peer::Service("gateway".into()));
@@ -142,7 +158,7 @@ async fn services(log: Log, data: &TempDir, authority: &Authority) -> Deps {
         master_key: master_key.clone(),
         authority: authority.clone(),
     };
-    let registry = svc_registry::start(registry, svc_registry::Config::default()).await.unwrap();
+    let registry = svc_registry::start(registry, config).await.unwrap();
     let scheduler = svc_scheduler::Deps { log: log.clone(), clock: clock.clone() };
     let scheduler =
         svc_scheduler::start(scheduler, svc_scheduler::Config::default()).await.unwrap();

@@ -7,6 +7,7 @@ mod audit;
 mod bulk;
 mod client;
 mod concurrency;
+mod history;
 mod house;
 mod identity;
 mod intake;

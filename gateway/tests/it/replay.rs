@@ -25,10 +25,10 @@ use crate::{
 };
 
 /// Numbers that a seed gives again.
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn below(&mut self, most: u64) -> u64 {
+    pub(crate) fn below(&mut self, most: u64) -> u64 {
         // xorshift64
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -207,7 +207,7 @@ async fn compare_views(house: &House, then: &Rebuilt) {
     views.sort_by_key(|pipeline| pipeline.id);
     assert_eq!((views.len(), &views), (3, &live));
 
-    let workers = house.deps.registry.clone().list_workers(ListWorkersRequest {}).await;
+    let workers = house.deps.registry.clone().list_workers(ListWorkersRequest::default()).await;
     let mut live = workers.unwrap().into_inner().workers;
     // Who is connected now is not in the log.
     for worker in &mut live {
@@ -259,7 +259,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     let seed = RandomState::new().build_hasher().finish();
     eprintln!("seed {seed}");
     seed

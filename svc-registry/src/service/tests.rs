@@ -96,7 +96,7 @@ async fn attach(client: &mut Client, worker_id: &str) -> (wire::Worker, Streamin
 }
 
 async fn list(client: &mut Client) -> Vec<wire::Worker> {
-    client.list_workers(wire::ListWorkersRequest {}).await.unwrap().into_inner().workers
+    client.list_workers(wire::ListWorkersRequest::default()).await.unwrap().into_inner().workers
 }
 
 fn change(worker_id: &str) -> wire::ChangeWorkerRequest {

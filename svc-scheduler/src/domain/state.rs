@@ -55,6 +55,8 @@ pub struct Filter {
     pub pipeline: Option<PipelineId>,
     pub with_builds: bool,
     pub only_open: bool,
+    /// Who has had an attempt of it.
+    pub worker: Option<WorkerId>,
 }
 
 impl State {
@@ -88,6 +90,9 @@ impl State {
         ids.filter_map(|id| Some((id, self.runs.get(&id)?))).filter(move |(_, run)| {
             (filter.with_builds || run.spec.kind == RunKind::Pipeline)
                 && filter.pipeline.is_none_or(|pipeline| run.spec.pipeline == pipeline)
+                && filter
+                    .worker
+                    .is_none_or(|worker| run.attempts.iter().any(|a| a.worker == worker))
         })
     }
 

@@ -135,7 +135,7 @@ impl House {
     async fn wait_for_load(&mut self, worker: u128) -> pb::Load {
         within(async {
             loop {
-                let loads = self.client.list_loads(pb::ListLoadsRequest {}).await.unwrap();
+                let loads = self.client.list_loads(pb::ListLoadsRequest::default()).await.unwrap();
                 let loads = loads.into_inner().loads;
                 match loads.into_iter().find(|load| load.worker_id == worker_id(worker)) {
                     Some(load) => return load,

@@ -252,7 +252,7 @@ fn assert_sound(state: &State) {
         assert_eq!(unstarted, run.state == RunState::Assigned);
         let cancelling = state.cancelling().any(|(other, _)| other == id);
         assert_eq!(cancelling, run.state.is_held() && run.cancel_requested.is_some());
-        let listed = state.list(Filter { only_open: true, with_builds: true, pipeline: None });
+        let listed = state.list(Filter { only_open: true, with_builds: true, ..Filter::default() });
         assert_eq!(listed.map(|(id, _)| id).any(|other| other == id), !run.state.is_terminal());
     }
     assert_eq!(state.queued(), waiting);
