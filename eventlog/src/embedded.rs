@@ -1,9 +1,9 @@
 //! The log in files of one folder: nothing to install.
 //!
-//! One thread writes: it takes what waits, checks it against what is stored, writes it with one
-//! write and one sync, and only then shows it to readers and answers. Readers read the same files
-//! by themselves. In reading order: [`format`] (the bytes), [`segment`] (the files), [`index`]
-//! (what is where), [`recover`] (what a start does), [`writer`], [`reader`].
+//! What waits is checked against what is stored, written with one write and one sync, and only then
+//! shown to readers and answered. Readers read the same files by themselves. In reading order:
+//! [`format`] (the bytes), [`segment`] (the files), [`index`] (what is where), [`recover`] (what a
+//! start does), [`inbox`] and [`writer`], [`reader`].
 //!
 //! Invariants:
 //! - No reader sees an event that is not durable.
@@ -13,6 +13,7 @@
 
 pub mod files;
 mod format;
+mod inbox;
 mod index;
 mod reader;
 mod recover;
@@ -26,7 +27,7 @@ use std::{
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, mpsc},
+    sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard},
     thread,
 };
 
@@ -44,6 +45,7 @@ use crate::{
     retention::Standing,
     store::{Append, Store},
 };
+use format::Said;
 use index::Index;
 use recover::Recovered;
 use writer::{Request, Writer};
@@ -99,9 +101,10 @@ impl Default for Options {
 }
 
 pub(crate) struct Embedded {
-    /// `None` only while it is being dropped.
-    requests: Option<mpsc::Sender<Request>>,
-    writer: Option<thread::JoinHandle<()>>,
+    writer: Arc<Writer>,
+    threads: Vec<thread::JoinHandle<()>>,
+    /// Locked as long as it is open; the system frees it however the process ends.
+    lock: File,
     shared: Arc<Shared>,
 }
 
@@ -142,7 +145,6 @@ impl Embedded {
     ) -> Result<Self, OpenError> {
         let next_position = recovered.index.next_position();
         let (publish, durable) = watch::channel(next_position);
-        let (requests, inbox) = mpsc::channel();
         let shared = Arc::new(Shared {
             index: RwLock::new(recovered.index),
             durable,
@@ -156,21 +158,19 @@ impl Embedded {
             Arc::clone(&shared),
             publish,
         );
-        let writer = thread::Builder::new()
-            .name("log-writer".into())
-            .spawn(move || {
-                writer.run(&inbox);
-                // Closing is not enough: a child process that is just being started has a copy.
-                if let Err(error) = lock.unlock() {
-                    tracing::warn!(%error, "unlock the log's folder");
-                }
-            })
-            .map_err(|source| OpenError::io("start the writer of", dir, source))?;
-        Ok(Self { requests: Some(requests), writer: Some(writer), shared })
+        let mut engine = Self { writer: Arc::new(writer), threads: Vec::new(), lock, shared };
+        for number in 1..=2 {
+            let writer = Arc::clone(&engine.writer);
+            let thread = thread::Builder::new()
+                .name(format!("log-writer-{number}"))
+                .spawn(move || writer.run())
+                .map_err(|source| OpenError::io("start the writer of", dir, source))?;
+            engine.threads.push(thread);
+        }
+        Ok(engine)
     }
 }
 
-/// Taken as long as the file is open; the system frees it however the process ends.
 fn lock(dir: &Path) -> Result<File, OpenError> {
     let path = dir.join("lock");
     let file = File::options()
@@ -189,10 +189,8 @@ fn lock(dir: &Path) -> Result<File, OpenError> {
 impl Store for Embedded {
     fn append(&self, append: Append) -> BoxFuture<'static, Result<Appended, AppendError>> {
         let (reply, answer) = oneshot::channel();
-        if let Some(requests) = &self.requests {
-            // A writer that has stopped drops the request, and with it the reply.
-            requests.send(Request { append, reply }).ok();
-        }
+        let said = append.events.iter().map(Said::by).collect();
+        self.writer.inbox.send(Request { append, said, reply });
         let shared = Arc::clone(&self.shared);
         Box::pin(async move { answer.await.unwrap_or_else(|_| Err(shared.stopped().into())) })
     }
@@ -234,11 +232,16 @@ impl Store for Embedded {
 impl Drop for Embedded {
     /// Waits for the writer, so that the folder is free when the last handle is gone.
     fn drop(&mut self) {
-        self.requests = None;
-        if let Some(writer) = self.writer.take()
-            && writer.join().is_err()
-        {
-            tracing::error!("the log's writer panicked");
+        self.writer.inbox.close();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("the log's writer panicked");
+            }
+        }
+        self.writer.finish();
+        // Closing is not enough: a child process that is just being started has a copy.
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(%error, "unlock the log's folder");
         }
     }
 }

@@ -14,7 +14,7 @@ use ids::{Digest, EventId};
 
 use super::{
     OpenError,
-    format::{Chain, Content, Record, SEGMENT_HEADER, SegmentHeader},
+    format::{Chain, Content, Kind, Record, SEGMENT_HEADER, Said, SegmentHeader},
     lock,
     recover::{damage, salt},
     segment::{Segment, sync_dir},
@@ -36,7 +36,10 @@ pub struct SegmentFile {
 /// A record, proved against the chain.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
+    /// Without type, metadata and data if it was removed.
     pub recorded: Recorded,
+    /// A scavenge removed what the event said: the hash of it, which the chain still proves.
+    pub removed: Option<Digest>,
     /// How many events of the same append follow.
     pub left: u16,
     /// The chain up to and with it.
@@ -133,6 +136,7 @@ impl Pass {
                 chain: Digest::from_bytes(chain.0),
                 segment: self.number,
                 place: at..end,
+                removed: record.is_removed().then(|| Digest::from_bytes(record.said().0)),
                 recorded: record.to_recorded(),
             });
             if is_last {
@@ -148,7 +152,7 @@ impl Pass {
         let at = scanner.offset();
         let rest = scanner.rest().map_err(failed)?;
         let unfinished = !self.batch.is_empty() || rest.iter().any(|byte| *byte != 0);
-        let flaw = damage(&rest, at, segment.header.salt).or_else(|| {
+        let flaw = damage(&rest, at, segment.header.dialect).or_else(|| {
             let why = "it ends in the middle of a write, though a later file exists";
             (is_sealed && unfinished).then(|| why.to_owned())
         });
@@ -212,7 +216,15 @@ pub fn raw(dir: &Path, entry: &Entry) -> Result<Vec<u8>, OpenError> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Imported {
     pub recorded: Recorded,
+    /// As in [`Entry`].
+    pub removed: Option<Digest>,
     pub left: u16,
+}
+
+impl From<Entry> for Imported {
+    fn from(Entry { recorded, removed, left, .. }: Entry) -> Self {
+        Self { recorded, removed, left }
+    }
 }
 
 /// Why an import stopped. The folder then holds what came before.
@@ -247,13 +259,14 @@ pub fn import<E>(
     let mut writer = ImportWriter { dir, chain: Chain::START, open: None };
     let (mut next, mut left, mut batch) = (0, 0, Vec::new());
     for imported in events {
-        let Imported { recorded, left: following } = imported.map_err(ImportError::Source)?;
-        if recorded.position != next {
-            return Err(ImportError::Gap { expected: next, found: recorded.position });
+        let imported = imported.map_err(ImportError::Source)?;
+        let found = imported.recorded.position;
+        if found != next {
+            return Err(ImportError::Gap { expected: next, found });
         }
         next += 1;
-        left = following;
-        batch.push((recorded, following));
+        left = imported.left;
+        batch.push(imported);
         if left == 0 {
             writer.batch(std::mem::take(&mut batch)).map_err(failed)?;
         }
@@ -274,33 +287,37 @@ struct ImportWriter<'a> {
 }
 
 impl ImportWriter<'_> {
-    fn batch(&mut self, batch: Vec<(Recorded, u16)>) -> io::Result<()> {
+    fn batch(&mut self, batch: Vec<Imported>) -> io::Result<()> {
         if self.open.as_ref().is_some_and(|(_, end)| *end >= IMPORTED_SEGMENT) {
             self.seal()?;
         }
-        let first = batch[0].0.position;
+        let first = batch[0].recorded.position;
         let (segment, end) = if let Some(open) = self.open.take() {
             open
         } else {
-            let header = SegmentHeader { first, chain: self.chain, salt: salt() };
+            let header = SegmentHeader::new(first, self.chain, salt());
             (Segment::create(self.dir, header)?, SEGMENT_HEADER as u64)
         };
         let mut bytes = Vec::new();
-        for (recorded, left) in &batch {
+        for Imported { recorded, removed, left } in &batch {
             let Recorded { position, stream, revision, recorded_at, event } = recorded;
-            let NewEvent { id, event_type, data, metadata, .. } = event;
+            let NewEvent { id, event_type, data, metadata, content } = event;
+            let removed = removed.map(|said| *said.as_bytes());
             let content = Content {
                 position: *position,
                 revision: *revision,
                 recorded_at: recorded_at.as_millis(),
                 id: EventId::from_uuid(id.as_uuid()),
                 left: *left,
+                kind: if removed.is_some() { Kind::Removed } else { (*content).into() },
                 stream,
                 event_type,
                 metadata,
-                data,
+                data: removed.as_ref().map_or(data, |said| &said[..]),
             };
-            content.encode(end as u32, segment.header.salt, &mut self.chain, &mut bytes);
+            let said = removed.map_or_else(|| Said::by(event), Said);
+            let salt = segment.header.dialect.salt;
+            content.encode(said, end as u32, salt, &mut self.chain, &mut bytes);
         }
         segment.file.write_all_at(&bytes, end)?;
         self.open = Some((segment, end + bytes.len() as u64));

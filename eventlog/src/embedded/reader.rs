@@ -83,30 +83,24 @@ pub(super) fn stream(
 ) -> impl Stream<Item = Result<Recorded, LogError>> {
     let length = shared.index().length(&stream);
     let range = match direction {
-        Direction::Forward => {
-            let from = from.unwrap_or(0);
-            from..from.saturating_add(limit as u64).min(length)
-        }
-        Direction::Backward => {
-            let end = from.map_or(length, |from| from.saturating_add(1).min(length));
-            end.saturating_sub(limit as u64)..end
-        }
+        Direction::Forward => from.unwrap_or(0)..length,
+        Direction::Backward => 0..from.map_or(length, |from| from.saturating_add(1).min(length)),
     };
-    flatten(stream::try_unfold(range, move |range| {
+    // What was removed does not count against the limit, so what was found decides when to end.
+    flatten(stream::try_unfold((range, limit), move |(range, left)| {
         let (shared, stream) = (Arc::clone(&shared), stream.clone());
         async move {
-            if range.is_empty() {
+            if range.is_empty() || left == 0 {
                 return Ok(None);
             }
-            match direction {
+            let (chunk, range) = match direction {
                 Direction::Forward => {
-                    let (spans, events) =
-                        spans_of(&shared.index(), &stream, range.start, range.end);
-                    let chunk = read(spans, Arc::default()).await?;
-                    Ok(Some((chunk, range.start + events..range.end)))
+                    let end = range.start.saturating_add(left as u64).min(range.end);
+                    let (spans, events) = spans_of(&shared.index(), &stream, range.start, end);
+                    (read(spans, Arc::default()).await?, range.start + events..range.end)
                 }
                 Direction::Backward => {
-                    let start = range.start.max(range.end.saturating_sub(BACK));
+                    let start = range.end.saturating_sub(BACK.min(left as u64));
                     let (mut spans, mut at) = (Vec::new(), start);
                     while at < range.end {
                         let (more, events) = spans_of(&shared.index(), &stream, at, range.end);
@@ -114,9 +108,13 @@ pub(super) fn stream(
                         at += events;
                     }
                     let chunk = reversed(read(spans, Arc::default()).await?);
-                    Ok(Some((chunk, range.start..start)))
+                    // Before what was removed nothing is to be seen.
+                    let whole = chunk.len() as u64 == range.end - start;
+                    (chunk, 0..if whole { start } else { 0 })
                 }
-            }
+            };
+            let left = left - chunk.len();
+            Ok(Some((chunk, (range, left))))
         }
     }))
 }
@@ -201,11 +199,11 @@ fn decode(spans: &[Span], filter: &Filter) -> Chunk {
             .map_err(|error| unreadable(span, &error))?;
         let mut at = 0;
         while at < bytes.len() {
-            let record = format::decode(&bytes[at..], span.segment.header.salt)
+            let record = format::decode(&bytes[at..], span.segment.header.dialect)
                 .ok_or_else(|| corrupt(span, at))?;
-            let wanted = filter.matches(record.content.stream, record.content.event_type);
             at += record.length;
-            if wanted {
+            let wanted = filter.matches(record.content.stream, record.content.event_type);
+            if wanted && !record.is_removed() {
                 events.push(record.to_recorded());
             }
         }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::{
     OpenError,
-    format::{self, Chain, HEAD, SegmentHeader},
+    format::{self, Chain, Dialect, FORMAT, HEAD, SegmentHeader},
     index::{Index, RecentIds},
     segment::{Segment, sync_dir},
 };
@@ -58,13 +58,24 @@ pub(super) fn recover(dir: &Path) -> Result<Recovered, OpenError> {
     let (chain, rest) = load(&segment, &mut index, &mut recent, chain)?;
     cut(&segment, &rest)?;
     sync_dir(dir).map_err(|source| OpenError::io("sync", dir, source))?;
-    let tail = Tail { segment, end: rest.end, chain, recent };
+    let (segment, end) = if segment.header.dialect.format == FORMAT {
+        (segment, rest.end)
+    } else {
+        // An older format is read, not written. An empty file of it is replaced.
+        let header = SegmentHeader::new(index.next_position(), chain, salt());
+        let next = Segment::create(dir, header)
+            .map_err(|source| OpenError::io("write to", dir, source))?;
+        let next = Arc::new(next);
+        index.add_segment(Arc::clone(&next));
+        (next, format::SEGMENT_HEADER as u32)
+    };
+    let tail = Tail { segment, end, chain, recent };
     Ok(Recovered { index, tail })
 }
 
 /// An empty folder.
 fn begin(dir: &Path, mut index: Index, recent: RecentIds) -> Result<Recovered, OpenError> {
-    let header = SegmentHeader { first: 0, chain: Chain::START, salt: salt() };
+    let header = SegmentHeader::new(0, Chain::START, salt());
     let segment =
         Segment::create(dir, header).map_err(|source| OpenError::io("write to", dir, source))?;
     let segment = Arc::new(segment);
@@ -143,7 +154,7 @@ fn load(
             let why = format!("event {} stands where event {position} belongs", content.position);
             return Err(OpenError::damaged(&segment.path, at, why));
         }
-        if Standings::concerns(content.stream, content.event_type) {
+        if Standings::concerns(content.stream, content.event_type) && !record.is_removed() {
             batch.notes.push((content.event_type.to_owned(), revision, content.data.to_vec()));
         }
         batch.offsets.push(at as u32);
@@ -172,7 +183,7 @@ fn load(
     let rest = Rest {
         end: end as u32,
         unfinished: !batch.offsets.is_empty(),
-        damage: damage(&bytes, at, segment.header.salt).map(|why| (at, why)),
+        damage: damage(&bytes, at, segment.header.dialect).map(|why| (at, why)),
         remains: bytes.iter().any(|byte| *byte != 0),
         length: at + bytes.len() as u64,
     };
@@ -192,12 +203,12 @@ struct Batch {
 
 /// Why `rest`, which starts at byte `at` of the file and with no sound record, is more than the
 /// remains of a write that never finished.
-pub(super) fn damage(rest: &[u8], at: u64, salt: u32) -> Option<String> {
+pub(super) fn damage(rest: &[u8], at: u64, dialect: Dialect) -> Option<String> {
     let last = rest.iter().rposition(|byte| *byte != 0)?;
     let mut later = None;
     let mut place = format::ALIGN;
     while place < rest.len() {
-        match format::decode(&rest[place..], salt) {
+        match format::decode(&rest[place..], dialect) {
             Some(record) if u64::from(record.commit) > at => {
                 let found = at + place as u64;
                 return Some(format!(
@@ -211,7 +222,7 @@ pub(super) fn damage(rest: &[u8], at: u64, salt: u32) -> Option<String> {
             None => place += format::ALIGN,
         }
     }
-    let end = match (later, format::record_length(rest, salt)) {
+    let end = match (later, format::record_length(rest, dialect)) {
         (Some(later), _) => later,
         (None, Some(length)) if rest.get(length - 1).is_none_or(|end| *end == 0) => return None,
         (None, Some(length)) => length,

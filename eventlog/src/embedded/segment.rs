@@ -108,12 +108,12 @@ impl Scanner<'_> {
 
     /// The next record; `None`: at `offset` is the end, or no sound record.
     pub(super) fn next(&mut self) -> io::Result<Option<Record<'_>>> {
-        let salt = self.segment.header.salt;
+        let dialect = self.segment.header.dialect;
         self.load(format::HEAD)?;
-        let Some(length) = format::record_length(self.ahead(), salt) else { return Ok(None) };
+        let Some(length) = format::record_length(self.ahead(), dialect) else { return Ok(None) };
         self.load(length)?;
         let start = (self.offset - self.window_at) as usize;
-        let record = format::decode(&self.window[start..], salt);
+        let record = format::decode(&self.window[start..], dialect);
         if record.is_some() {
             self.offset += length as u64;
         }

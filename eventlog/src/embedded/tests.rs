@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::{
-    format::{Chain, Content, SegmentHeader},
+    format::{Chain, Content, Dialect, FORMAT, Said, SegmentHeader},
     recover::{Recovered, recover},
     segment::Segment,
     *,
@@ -27,13 +27,15 @@ struct Build {
     chain: Chain,
     position: u64,
     lengths: HashMap<String, u64>,
+    kind: crate::Content,
 }
 
 impl Build {
     fn new() -> Self {
-        let header = SegmentHeader { first: 0, chain: Chain::START, salt: SALT };
+        let header = SegmentHeader::new(0, Chain::START, SALT);
         let bytes = header.encode().to_vec();
-        Self { bytes, chain: Chain::START, position: 0, lengths: HashMap::new() }
+        let kind = crate::Content::Binary;
+        Self { bytes, chain: Chain::START, position: 0, lengths: HashMap::new(), kind }
     }
 
     /// One write of several batches: each a stream, and its events' data.
@@ -42,22 +44,29 @@ impl Build {
         for (stream, events) in batches {
             let length = self.lengths.entry(stream.clone()).or_default();
             for (at, data) in events.iter().enumerate() {
+                let metadata = prost::Message::encode_to_vec(&Metadata {
+                    version: 1,
+                    actor: "user:ada".into(),
+                    ..Metadata::default()
+                });
+                let id = EventId::from_uuid(Uuid::from_u128(u128::from(self.position) + 1));
+                let mut new = NewEvent::new(id, "Counted", data.clone(), &Metadata::default());
+                new.metadata = metadata.into();
+                new.content = self.kind;
                 let content = Content {
                     position: self.position,
                     revision: *length,
                     recorded_at: 1_700_000_000_000 + self.position,
-                    id: EventId::from_uuid(Uuid::from_u128(u128::from(self.position) + 1)),
+                    id,
                     left: (events.len() - at - 1) as u16,
+                    kind: new.content.into(),
                     stream,
                     event_type: "Counted",
-                    metadata: &prost::Message::encode_to_vec(&Metadata {
-                        version: 1,
-                        actor: "user:ada".into(),
-                        ..Metadata::default()
-                    }),
+                    metadata: &new.metadata,
                     data,
                 };
-                content.encode(commit, SALT, &mut self.chain, &mut self.bytes);
+                let said = Said::by(&new);
+                content.encode(said, commit, SALT, &mut self.chain, &mut self.bytes);
                 self.position += 1;
                 *length += 1;
             }
@@ -160,7 +169,7 @@ proptest! {
         }
         bytes[at] ^= mask;
         // However much of the last write is there, as long as one of its records is whole.
-        let first = format::record_length(&bytes[start..], SALT).unwrap();
+        let first = format::record_length(&bytes[start..], Dialect { format: FORMAT, salt: SALT }).unwrap();
         bytes.truncate(start + first + rest);
         let folder = Folder::with(&bytes);
         let error = folder.recover().err();
@@ -235,31 +244,69 @@ proptest! {
     }
 }
 
-/// Format 1, as it was written when it was decided. If this fails, old logs can no longer be read: a
-/// change of the format needs a new number, and a new file beside this one.
+/// The formats, as they were when they were decided. If this fails, old logs can no longer be read: a
+/// change of the format needs a new number, and a new file beside these.
 #[tokio::test]
-async fn format_1_is_what_it_was() {
+async fn the_formats_are_what_they_were() {
     let mut build = Build::new();
     build.write(&[("run-1".into(), vec![b"one".to_vec(), vec![]])]);
+    build.kind = crate::Content::Json;
     build.write(&[("räume-2".into(), vec![vec![0, 255]]), ("run-1".into(), vec![vec![7; 20]])]);
-    assert_eq!(build.bytes, include_bytes!("golden/format-1.segment"));
+    let one = include_bytes!("golden/format-1.segment");
+    let two = include_bytes!("golden/format-2.segment");
+    assert_eq!(build.bytes, two);
 
-    let folder = Folder::with(include_bytes!("golden/format-1.segment"));
+    for (bytes, kind) in [(&one[..], crate::Content::Binary), (&two[..], crate::Content::Json)] {
+        let folder = Folder::with(bytes);
+        assert_eq!(verify::verify(folder.0.path()).unwrap().events, 4);
+        let log = Log::open(folder.0.path(), clock()).unwrap();
+        let events: Vec<_> = log.read_all(0, &[]).map(Result::unwrap).collect().await;
+        let seen: Vec<_> = events
+            .iter()
+            .map(|event| (&*event.stream, event.revision, event.event.data.as_ref()))
+            .collect();
+        let expected: [(&str, u64, &[u8]); 4] = [
+            ("run-1", 0, b"one"),
+            ("run-1", 1, b""),
+            ("räume-2", 0, &[0, 255]),
+            ("run-1", 2, &[7; 20]),
+        ];
+        assert_eq!(seen, expected);
+        assert_eq!(events[3].event.metadata().actor, "user:ada");
+        assert_eq!(events[3].event.content, kind);
+        assert_eq!(events[3].recorded_at, Timestamp(1_700_000_000_003));
+    }
+}
+
+/// An old file is never written to again: what comes next goes into a new one of today's format.
+#[tokio::test]
+async fn a_log_of_format_1_goes_on_in_format_2() {
+    let one = include_bytes!("golden/format-1.segment");
+    let folder = Folder::with(one);
+    for number in 4..7_u8 {
+        let log = Log::open(folder.0.path(), clock()).unwrap();
+        let mut new = new(u128::from(number) + 1);
+        new.content = crate::Content::Json;
+        let expected = Expected::Revision(u64::from(number) - 2);
+        log.append("run-1", expected, vec![new]).await.unwrap();
+        let events: Vec<_> = log.read_stream("run-1", 0, 9).map(Result::unwrap).collect().await;
+        assert_eq!(events.len(), usize::from(number));
+        assert_eq!(events.last().unwrap().event.content, crate::Content::Json);
+    }
+    assert_eq!(fs::read(folder.file()).unwrap(), one);
+    let summary = verify::verify(folder.0.path()).unwrap();
+    assert_eq!((summary.segments, summary.events), (2, 7));
+    // Of the old format, and empty: replaced.
+    let header = SegmentHeader {
+        dialect: Dialect { format: 1, salt: SALT },
+        ..SegmentHeader::new(0, Chain::START, SALT)
+    };
+    let folder = Folder::with(&header.encode());
     let log = Log::open(folder.0.path(), clock()).unwrap();
-    let events: Vec<_> = log.read_all(0, &[]).map(Result::unwrap).collect().await;
-    let seen: Vec<_> = events
-        .iter()
-        .map(|event| (&*event.stream, event.revision, event.event.data.as_ref()))
-        .collect();
-    let expected: [(&str, u64, &[u8]); 4] = [
-        ("run-1", 0, b"one"),
-        ("run-1", 1, b""),
-        ("räume-2", 0, &[0, 255]),
-        ("run-1", 2, &[7; 20]),
-    ];
-    assert_eq!(seen, expected);
-    assert_eq!(events[3].event.metadata().actor, "user:ada");
-    assert_eq!(events[3].recorded_at, Timestamp(1_700_000_000_003));
+    log.append("run-1", Expected::None, vec![new(1)]).await.unwrap();
+    drop(log);
+    assert_eq!(fs::read(folder.file()).unwrap()[8], 2);
+    assert_eq!(verify::verify(folder.0.path()).unwrap().events, 1);
 }
 
 fn clock() -> Clock {
@@ -327,7 +374,7 @@ fn a_later_file_forbids_to_cut_an_earlier_one() {
     build.write(&[("run-1".into(), vec![vec![1; 50]])]);
     let end = build.bytes.len();
     let folder = Folder::with(&build.bytes);
-    let header = SegmentHeader { first: 1, chain: build.chain, salt: 7 };
+    let header = SegmentHeader::new(1, build.chain, 7);
     let next = folder.0.path().join("00000000000000000001.segment");
     fs::write(&next, header.encode()).unwrap();
     assert_eq!(folder.recover().unwrap().index.next_position(), 1);
@@ -340,7 +387,7 @@ fn a_later_file_forbids_to_cut_an_earlier_one() {
     fs::write(folder.file(), &build.bytes).unwrap();
     // Of another log, or not the next one.
     for (first, chain) in [(1, Chain([1; 32])), (2, build.chain)] {
-        fs::write(&next, SegmentHeader { first, chain, salt: 7 }.encode()).unwrap();
+        fs::write(&next, SegmentHeader::new(first, chain, 7).encode()).unwrap();
         assert!(matches!(folder.recover(), Err(OpenError::Damaged { .. })));
         assert!(verify::verify(folder.0.path()).is_err());
     }

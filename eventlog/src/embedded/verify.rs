@@ -14,7 +14,9 @@ use super::{
 /// What was found in a sound log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
+    /// With those that a scavenge removed.
     pub events: u64,
+    pub removed: u64,
     pub segments: usize,
     /// What the records take, without reserved space.
     pub bytes: u64,
@@ -28,7 +30,8 @@ pub struct Summary {
 /// written after the call began may be counted or not.
 pub fn verify(dir: &Path) -> Result<Summary, OpenError> {
     let paths = Segment::list(dir)?;
-    let mut walk = Walk { chain: Chain::START, events: 0, bytes: 0, streams: HashMap::new() };
+    let mut walk =
+        Walk { chain: Chain::START, events: 0, removed: 0, bytes: 0, streams: HashMap::new() };
     let mut unfinished = 0;
     for (at, path) in paths.iter().enumerate() {
         let segment = Segment::open(path.clone(), false)?;
@@ -41,6 +44,7 @@ pub fn verify(dir: &Path) -> Result<Summary, OpenError> {
     }
     Ok(Summary {
         events: walk.events,
+        removed: walk.removed,
         segments: paths.len(),
         bytes: walk.bytes,
         head: Digest::from_bytes(walk.chain.0),
@@ -51,6 +55,7 @@ pub fn verify(dir: &Path) -> Result<Summary, OpenError> {
 struct Walk {
     chain: Chain,
     events: u64,
+    removed: u64,
     bytes: u64,
     /// How many events each stream has.
     streams: HashMap<Box<str>, u64>,
@@ -75,13 +80,14 @@ impl Walk {
             }
             self.chain = record.chain;
             self.events += 1;
+            self.removed += u64::from(record.is_removed());
             if record.content.left == 0 {
                 whole = (self.chain, self.events, at + record.length as u64);
             }
         }
         let at = scanner.offset();
         let rest = scanner.rest().map_err(failed)?;
-        if let Some(why) = damage(&rest, at, segment.header.salt) {
+        if let Some(why) = damage(&rest, at, segment.header.dialect) {
             return damaged(at, why);
         }
         let end = rest.iter().rposition(|byte| *byte != 0).map_or(at, |last| at + last as u64 + 1);

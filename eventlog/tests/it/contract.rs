@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 
 use bytestring::ByteString;
-use eventlog::{AppendError, Appended, Expected, Log, LogError, Metadata, Recorded};
+use eventlog::{
+    AppendError, Appended, Content, Expected, Log, LogError, Metadata, Recorded, StreamMetadata,
+};
 use futures::{StreamExt, future};
 
 use crate::{
@@ -16,6 +18,7 @@ contract!(
     [memory, embedded, embedded_in_small_segments, served,],
     [
         an_event_comes_back_as_it_went_in,
+        json_comes_back_as_json,
         positions_and_revisions_count_from_zero,
         an_append_needs_what_it_expects,
         a_conflict_says_what_is_current,
@@ -52,6 +55,20 @@ async fn an_event_comes_back_as_it_went_in(log: &Log) {
     };
     assert_eq!(read, std::slice::from_ref(&stored));
     assert_eq!(all(log.read_all(0, &[])).await, [stored]);
+}
+
+async fn json_comes_back_as_json(log: &Log) {
+    let mut json = event(1);
+    json.content = Content::Json;
+    json.data = "{\"paid\": true}".into();
+    log.append("run-1", Expected::None, vec![event(0), json.clone(), event(2)]).await.unwrap();
+    let metadata = StreamMetadata { max_count: Some(9), ..StreamMetadata::default() };
+    log.set_stream_metadata("run-1", Expected::None, metadata, event(3).id).await.unwrap();
+    let read = all(log.read_all(0, &[])).await;
+    let contents: Vec<_> = read.iter().map(|recorded| recorded.event.content).collect();
+    assert_eq!(contents, [Content::Binary, Content::Json, Content::Binary, Content::Json]);
+    assert_eq!(read[1].event, json);
+    assert_eq!(all(log.read_stream("run-1", 1, 1)).await, [read[1].clone()]);
 }
 
 async fn positions_and_revisions_count_from_zero(log: &Log) {

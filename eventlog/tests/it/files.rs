@@ -54,10 +54,10 @@ async fn a_newer_format_is_refused() {
     drop(Log::open(dir.path(), clock()).unwrap());
     let file = dir.path().join("00000000000000000000.segment");
     let mut bytes = fs::read(&file).unwrap();
-    bytes[8] = 2;
+    bytes[8] = 3;
     fs::write(&file, &bytes).unwrap();
     let error = Log::open(dir.path(), clock()).unwrap_err();
-    assert!(matches!(error, OpenError::NewerFormat { found: 2, known: 1, .. }), "{error}");
+    assert!(matches!(error, OpenError::NewerFormat { found: 3, known: 2, .. }), "{error}");
     assert!(error.to_string().contains("start the newer version"), "{error}");
     assert_eq!(fs::read(&file).unwrap(), bytes);
 }

@@ -45,7 +45,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 fn imported(entries: Vec<Entry>) -> impl Iterator<Item = Result<Imported, OpenError>> {
-    entries.into_iter().map(|entry| Ok(Imported { recorded: entry.recorded, left: entry.left }))
+    entries.into_iter().map(|entry| Ok(entry.into()))
 }
 
 #[tokio::test]

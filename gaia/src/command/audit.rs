@@ -246,7 +246,7 @@ mod tests {
     fn forged(from: &Path, to: &Path, forge: impl Fn(&mut Imported) -> bool) {
         let mut events = Vec::new();
         files::walk(from, 0, |entry| {
-            let mut event = Imported { recorded: entry.recorded, left: entry.left };
+            let mut event = Imported::from(entry);
             if forge(&mut event) {
                 events.push(anyhow::Ok(event));
             }

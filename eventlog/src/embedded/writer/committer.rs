@@ -1,0 +1,141 @@
+//! Makes durable, shows, answers: all that touches the newest file while the log is open.
+
+use std::{
+    io,
+    os::unix::fs::FileExt,
+    path::PathBuf,
+    sync::{Arc, PoisonError},
+};
+
+use tokio::sync::watch;
+
+use super::Staged;
+use crate::embedded::{
+    Shared,
+    format::{SEGMENT_HEADER, SegmentHeader},
+    recover::Tail,
+    segment::{Segment, reserve},
+};
+
+/// Makes durable, shows, answers.
+pub(super) struct Committer {
+    dir: PathBuf,
+    shared: Arc<Shared>,
+    /// `None`: nothing is written any more, and whoever waits for more hears it.
+    pub(super) publish: Option<watch::Sender<u64>>,
+    segment: Arc<Segment>,
+    /// Where the next write goes.
+    end: u32,
+    /// How far the file has taken space.
+    reserved: u64,
+    /// To be filled again.
+    pub(super) spare: Option<Staged>,
+}
+
+impl Committer {
+    pub(super) fn new(
+        dir: PathBuf,
+        shared: Arc<Shared>,
+        publish: watch::Sender<u64>,
+        tail: &Tail,
+    ) -> Self {
+        Self {
+            dir,
+            shared,
+            publish: Some(publish),
+            segment: Arc::clone(&tail.segment),
+            end: tail.end,
+            reserved: u64::from(tail.end),
+            spare: None,
+        }
+    }
+
+    /// Makes what was staged durable, then shows it, then answers.
+    pub(super) fn commit(&mut self, mut staged: Staged) -> io::Result<()> {
+        let outcome = self.try_commit(&mut staged);
+        match &outcome {
+            Ok(()) => {
+                staged.clear();
+                self.spare = Some(staged);
+            }
+            // Whoever still waits for an answer hears why there is none.
+            Err(error) => self.stop(error),
+        }
+        outcome
+    }
+
+    fn try_commit(&mut self, staged: &mut Staged) -> io::Result<()> {
+        if self.publish.is_none() {
+            return Err(io::Error::other("an earlier write failed"));
+        }
+        if !staged.bytes.is_empty() {
+            self.write(staged)?;
+        }
+        for (reply, answer) in staged.answers.drain(..) {
+            // The caller may have gone away.
+            reply.send(answer).ok();
+        }
+        staged.then.take().map_or(Ok(()), |header| self.roll(header))
+    }
+
+    fn write(&mut self, staged: &Staged) -> io::Result<()> {
+        let file = &self.segment.file;
+        let end = u64::from(self.end) + staged.bytes.len() as u64;
+        self.reserved = reserve(file, self.reserved, end)?;
+        file.write_all_at(&staged.bytes, u64::from(self.end))?;
+        file.sync_data()?;
+        self.end = end as u32;
+        let mut index = self.shared.index.write().unwrap_or_else(PoisonError::into_inner);
+        let mut offsets = &staged.offsets[..];
+        for append in &staged.appends {
+            for (revision, event) in &append.notes {
+                index.note(&append.stream, &event.event_type, *revision, &event.data);
+            }
+            let (records, rest) = offsets.split_at(append.records);
+            index.push(&append.stream, records, append.end);
+            offsets = rest;
+        }
+        drop(index);
+        if let Some(publish) = &self.publish {
+            publish.send_replace(staged.next_position);
+        }
+        Ok(())
+    }
+
+    /// Seals the segment and begins the next one.
+    fn roll(&mut self, header: SegmentHeader) -> io::Result<()> {
+        self.segment.file.set_len(u64::from(self.end))?;
+        self.segment.file.sync_all()?;
+        self.segment = Arc::new(Segment::create(&self.dir, header)?);
+        self.end = SEGMENT_HEADER as u32;
+        self.reserved = u64::from(self.end);
+        let mut index = self.shared.index.write().unwrap_or_else(PoisonError::into_inner);
+        index.add_segment(Arc::clone(&self.segment));
+        Ok(())
+    }
+
+    /// Nothing is written any more. What the failed write may have left in the page cache is taken
+    /// away, so that the next start does not believe it.
+    pub(super) fn stop(&mut self, error: &io::Error) {
+        let file = &self.segment.path;
+        let cause = format!("write to `{}`: {error}", file.display());
+        let stopped = self.shared.cause.set(cause);
+        // The cause first: who waits for more looks for it.
+        if self.publish.take().is_none() || stopped.is_err() {
+            return;
+        }
+        tracing::error!("{}", self.shared.stopped());
+        if let Err(error) = self.segment.file.set_len(u64::from(self.end)) {
+            tracing::error!(%error, file = %file.display(), "cut a failed write");
+        }
+    }
+
+    /// Gives back the space that was not needed.
+    pub(super) fn finish(&self) {
+        if self.shared.cause.get().is_none()
+            && let Err(error) = self.segment.file.set_len(u64::from(self.end))
+        {
+            tracing::warn!(%error, "shorten the log's last file");
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Decides each append, and encodes the next write.
+
+use std::{
+    collections::HashMap,
+    io, mem,
+    os::unix::fs::FileExt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytestring::ByteString;
+
+use super::{APPENDS, Committer, Request, Staged, StagedAppend, WRITE};
+use crate::{
+    Clock,
+    embedded::{
+        Options, Shared,
+        format::{self, Chain, Content, HEAD, SEGMENT_HEADER, Said, SegmentHeader},
+        index::RecentIds,
+        recover::{Tail, salt},
+    },
+    event::{Expected, NewEvent},
+    log::{AppendError, Appended},
+    retention::{Standing, Standings},
+    store::Append,
+};
+
+/// Decides, and encodes.
+pub(super) struct Stager {
+    clock: Clock,
+    shared: Arc<Shared>,
+    segment_bytes: u32,
+    salt: u32,
+    /// Where the next record goes.
+    end: u32,
+    chain: Chain,
+    next_position: u64,
+    heads: Heads,
+    recent: RecentIds,
+    pub(super) staged: Staged,
+}
+
+impl Stager {
+    pub(super) fn new(
+        clock: Clock,
+        shared: Arc<Shared>,
+        options: Options,
+        tail: Tail,
+        next_position: u64,
+    ) -> Self {
+        Self {
+            clock,
+            shared,
+            segment_bytes: options.segment_bytes.min(1 << 30),
+            salt: tail.segment.header.dialect.salt,
+            end: tail.end,
+            chain: tail.chain,
+            next_position,
+            heads: Heads::default(),
+            recent: tail.recent,
+            staged: Staged::default(),
+        }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        let staged = &self.staged;
+        !staged.answers.is_empty()
+            && (self.end >= self.segment_bytes
+                || staged.bytes.len() >= WRITE
+                || staged.answers.len() >= APPENDS)
+    }
+
+    /// Hands out what is staged.
+    pub(super) fn take(&mut self, spare: Option<Staged>) -> Staged {
+        let mut staged = mem::replace(&mut self.staged, spare.unwrap_or_default());
+        staged.next_position = self.next_position;
+        if self.end >= self.segment_bytes {
+            self.salt = salt();
+            self.end = SEGMENT_HEADER as u32;
+            staged.then = Some(SegmentHeader::new(self.next_position, self.chain, self.salt));
+        }
+        staged
+    }
+
+    /// Decides one append, and puts it into the next write.
+    pub(super) fn stage(
+        &mut self,
+        request: Request,
+        committer: &Mutex<Committer>,
+    ) -> io::Result<()> {
+        let Request { append, said, reply } = request;
+        let is_noted = |event: &NewEvent| Standings::concerns(&append.stream, &event.event_type);
+        let noted = append.events.iter().any(is_noted);
+        // What it changes is looked up where it is durable.
+        let before = if noted { self.next_position } else { 0 };
+        let answer =
+            self.flush(before, committer).and_then(|()| self.decide(append, said, committer));
+        match answer {
+            Ok(answer) => self.staged.answers.push((reply, answer)),
+            // The cause must be known before the caller hears that there is no answer.
+            Err(error) => {
+                committer.lock().unwrap_or_else(PoisonError::into_inner).stop(&error);
+                return Err(error);
+            }
+        }
+        if noted { self.flush(self.next_position, committer) } else { Ok(()) }
+    }
+
+    fn decide(
+        &mut self,
+        append: Append,
+        said: Vec<Said>,
+        committer: &Mutex<Committer>,
+    ) -> io::Result<Result<Appended, AppendError>> {
+        let Append { stream, expected, events, guard } = append;
+        let stream = ByteString::from(stream);
+        let standing = self.standing(&stream);
+        let retry = self.answer_to_retry(&stream, &standing, expected, &events, committer)?;
+        if let Some(first_answer) = retry {
+            return Ok(Ok(first_answer));
+        }
+        let guarded = guard.map_or(Ok(()), |(guarded, expected)| {
+            self.standing(&ByteString::from(guarded.as_str())).check(&guarded, expected)
+        });
+        Ok(match guarded.and_then(|()| standing.check(&stream, expected)) {
+            Ok(()) => Ok(self.put(stream, standing.next_revision, events, said)),
+            Err(error) => Err(error),
+        })
+    }
+
+    /// With what is staged.
+    fn standing(&mut self, stream: &ByteString) -> Standing {
+        let next_revision = self.head(stream).length;
+        Standing { next_revision, ..self.shared.index().standing(stream) }
+    }
+
+    fn head(&mut self, stream: &ByteString) -> &mut Head {
+        let shared = &self.shared;
+        self.heads.get(stream, || shared.index().length(stream))
+    }
+
+    fn put(
+        &mut self,
+        stream: ByteString,
+        length: u64,
+        events: Vec<NewEvent>,
+        said: Vec<Said>,
+    ) -> Appended {
+        let recorded_at = self.clock.now().as_millis();
+        let staged = &mut self.staged;
+        let commit = self.end - staged.bytes.len() as u32;
+        for ((at, event), said) in events.iter().enumerate().zip(said) {
+            let content = Content {
+                position: self.next_position,
+                revision: length + at as u64,
+                recorded_at,
+                id: event.id,
+                left: (events.len() - at - 1) as u16,
+                kind: event.content.into(),
+                stream: &stream,
+                event_type: &event.event_type,
+                metadata: &event.metadata,
+                data: &event.data,
+            };
+            let before = staged.bytes.len();
+            staged.offsets.push(self.end);
+            content.encode(said, commit, self.salt, &mut self.chain, &mut staged.bytes);
+            self.end += (staged.bytes.len() - before) as u32;
+            self.recent.push(event.id, self.next_position);
+            self.next_position += 1;
+        }
+        let after = length + events.len() as u64;
+        *self.head(&stream) = Head { length: after, before: self.next_position };
+        let staged = &mut self.staged;
+        let records = events.len();
+        let is_noted = |event: &NewEvent| Standings::concerns(&stream, &event.event_type);
+        let notes = (length..).zip(events).filter(|(_, event)| is_noted(event)).collect();
+        staged.appends.push(StagedAppend { stream, notes, records, end: self.end });
+        Appended { position: self.next_position - 1, revision: after - 1 }
+    }
+
+    /// What the first append was answered, if this one repeats it.
+    fn answer_to_retry(
+        &mut self,
+        stream: &ByteString,
+        standing: &Standing,
+        expected: Expected,
+        events: &[NewEvent],
+        committer: &Mutex<Committer>,
+    ) -> io::Result<Option<Appended>> {
+        let mut firsts = standing.places_of_retry(expected);
+        if matches!(expected, Expected::Any | Expected::Exists)
+            && let Some(position) = self.recent.position(events[0].id)
+        {
+            self.flush(position + 1, committer)?;
+            firsts[0] = self.shared.index().revision(stream, position);
+        }
+        for first in firsts.into_iter().flatten() {
+            if standing.next_revision < first.saturating_add(events.len() as u64) {
+                continue;
+            }
+            // What it may repeat must be in the file to be compared.
+            let before = self.head(stream).before;
+            self.flush(before, committer)?;
+            if let Some(first_answer) = self.compare(stream, first, events)? {
+                return Ok(Some(first_answer));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Makes sure that all events before this position are in the file.
+    fn flush(&mut self, before: u64, committer: &Mutex<Committer>) -> io::Result<()> {
+        if before <= self.shared.index().next_position() {
+            return Ok(());
+        }
+        // Waits for the write under way.
+        let mut committer = committer
+            .lock()
+            .map_err(|_| io::Error::other("the other half of its writer panicked"))?;
+        let spare = committer.spare.take();
+        committer.commit(self.take(spare))
+    }
+
+    /// Whether the stream holds these very events from a revision on.
+    fn compare(
+        &self,
+        stream: &str,
+        first: u64,
+        events: &[NewEvent],
+    ) -> io::Result<Option<Appended>> {
+        let index = self.shared.index();
+        let positions = index.positions(stream, first, events.len());
+        for (&position, event) in positions.iter().zip(events) {
+            let Some(span) = index.span(position, position + 1, 0) else { return Ok(None) };
+            let mut head = [0; HEAD];
+            span.segment.file.read_exact_at(&mut head, u64::from(span.offset))?;
+            if format::id(&head) != event.id {
+                return Ok(None);
+            }
+        }
+        let revision = first + events.len() as u64 - 1;
+        let last = positions.last();
+        Ok(last.map(|&position| Appended { position, revision }))
+    }
+}
+
+/// Where each stream ends, of those used lately: always of those that are staged.
+#[derive(Default)]
+struct Heads {
+    young: HashMap<ByteString, Head>,
+    old: HashMap<ByteString, Head>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Head {
+    /// How many events the stream has, with what is staged.
+    length: u64,
+    /// All of them are before this position.
+    before: u64,
+}
+
+impl Heads {
+    /// More than two writes can hold, so what is staged is never forgotten.
+    const MOST: usize = 4 * APPENDS;
+
+    fn get(&mut self, stream: &ByteString, find: impl FnOnce() -> u64) -> &mut Head {
+        if self.young.len() >= Self::MOST && !self.young.contains_key(stream) {
+            self.old = mem::take(&mut self.young);
+        }
+        let old = &mut self.old;
+        self.young.entry(stream.clone()).or_insert_with(|| {
+            old.remove(stream).unwrap_or_else(|| Head { length: find(), before: 0 })
+        })
+    }
+}
