@@ -90,10 +90,29 @@ impl Desk {
         drain: &CancellationToken,
         abort: &CancellationToken,
     ) -> Closed {
+        let (renewal, renewed) = watch::channel(());
+        let shipping = self.ship_leftovers();
+        let renewing = renew::keep_fresh(Arc::clone(&self.workshop), self.primary.clone(), renewal);
+        let renewing = AbortOnDropHandle::new(tokio::spawn(renewing));
+        let closed = self.serve(tags, renewed, drain, abort).await;
+        // They hold the agent's home, which whoever comes next must find free.
+        for task in [shipping, renewing] {
+            task.abort();
+            task.await.ok();
+        }
+        closed
+    }
+
+    async fn serve(
+        mut self,
+        tags: Tags,
+        renewed: watch::Receiver<()>,
+        drain: &CancellationToken,
+        abort: &CancellationToken,
+    ) -> Closed {
         let (sender, mut orders) = mpsc::channel(16);
         let (draining, draining_watcher) = watch::channel(false);
         let (drain_known, mut known) = watch::channel(false);
-        let (renewal, renewed) = watch::channel(());
         let wires = Wires {
             orders: sender,
             renewed,
@@ -103,9 +122,6 @@ impl Desk {
         };
         let session = receive(self.primary.clone(), self.instance(tags), wires);
         let mut session = AbortOnDropHandle::new(tokio::spawn(session));
-        let _shipping = self.ship_leftovers();
-        let renewing = renew::keep_fresh(Arc::clone(&self.workshop), self.primary.clone(), renewal);
-        let _renewing = AbortOnDropHandle::new(tokio::spawn(renewing));
         let mut closing: Option<Closing> = None;
         loop {
             if let Some(closing) = &closing
