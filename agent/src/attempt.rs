@@ -21,7 +21,7 @@ use crate::{
     run,
     shipping::ship,
     site::Site,
-    spool::{Log, Progress, Spool},
+    spool::{Bounds, Log, Progress, Shelf, Spool},
     stop::{Stopper, Trouble, Why},
     workshop::Workshop,
 };
@@ -64,17 +64,17 @@ async fn work(
     reporter: &Reporter,
     stopper: &Stopper,
 ) -> Ending {
-    let path = workshop.home.spool(&order.lease.file_name());
-    let (secrets, limit) = (order.secrets.clone(), workshop.config.log_limit);
+    let shelf = Shelf::new(workshop.home.spool(&order.lease.file_name()));
+    let (secrets, bounds) = (order.secrets.clone(), Bounds::of(&workshop.config));
     if let Err(error) = leftovers::note(&workshop.home, &order.lease) {
         return give_up(Trouble::io("cannot keep the log", error), stopper);
     }
-    let spooled = Spool::start(path.clone(), secrets, limit, stopper.clone()).await;
-    let (spool, log, progress) = match spooled {
+    let spooled = Spool::start(shelf, secrets, bounds, stopper.clone()).await;
+    let (spool, log, shipment) = match spooled {
         Ok(spooled) => spooled,
         Err(error) => return give_up(Trouble::io("cannot keep the log", error), stopper),
     };
-    let silent = watch_for_silence(order.longest_silence, progress.clone(), stopper);
+    let silent = watch_for_silence(order.longest_silence, shipment.progress.clone(), stopper);
     let working = async {
         let conducting = conduct(workshop, primary, order, reporter, stopper, &log);
         let ending = tokio::select! {
@@ -88,7 +88,7 @@ async fn work(
         ending
     };
     let shipping = async {
-        let shipped = ship(primary.control(), &order.lease, &path, progress).await;
+        let shipped = ship(primary.control(), &order.lease, shipment).await;
         if let Err(error) = shipped {
             tracing::warn!(run = %order.lease.run, %error, "the log of an attempt is incomplete");
             // The answer to a report tells whether the attempt is still ours.
@@ -106,9 +106,13 @@ async fn watch_for_silence(
     stopper: &Stopper,
 ) -> Infallible {
     if let Some(longest) = longest {
-        while let Ok(changed) = timeout(longest, progress.changed()).await {
-            if changed.is_err() {
-                return pending().await;
+        loop {
+            match timeout(longest, progress.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_ended)) => return pending().await,
+                // Not silent: it waits for the server.
+                Err(_) if progress.borrow().blocked => {}
+                Err(_) => break,
             }
         }
         stopper.stop(Why::Silent(longest));

@@ -34,6 +34,10 @@ pub struct Config {
     pub build_seconds: u64,
     /// Bytes of log that one attempt may write; what comes after is dropped.
     pub log_limit: u64,
+    /// Bytes of one attempt's log that may wait on this disk for the server; at least 8 MiB.
+    pub spool_limit: u64,
+    /// What happens when so much of a log waits.
+    pub spool_full: WhenFull,
     /// Bytes of binaries to keep; the least recently used go first.
     pub cache_limit: u64,
     /// The agent inside a server, which takes only what no other worker can.
@@ -49,6 +53,17 @@ pub enum Protocols {
     PreferHttp3,
     Http2,
     Http3,
+}
+
+/// What becomes of a job's output when the spool is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenFull {
+    /// The job waits until the server has taken more: nothing is missing.
+    #[default]
+    Block,
+    /// The job goes on; what finds no room is dropped, and the log says how much is missing.
+    Drop,
 }
 
 impl From<Protocols> for transport::Protocols {
@@ -77,6 +92,8 @@ impl Default for Config {
             drain_seconds: 3600,
             build_seconds: 3600,
             log_limit: 1 << 30,
+            spool_limit: 256 << 20,
+            spool_full: WhenFull::default(),
             cache_limit: 10 << 30,
             primary: false,
         }

@@ -3,7 +3,7 @@
 //! One agent at a time: the folder is locked for as long as `Home` lives. Layout:
 //! `identity/` certificate, key, CA, id; `cache/` binaries by digest; `prepared/` what was made of
 //! them; `work/<run>-<attempt>/` scratch of an attempt and the ids of its processes;
-//! `spool/<run>-<attempt>.log` what it printed; `tools/` caches of pip, npm, cargo and so on.
+//! `spool/<run>-<attempt>/` what it printed; `tools/` caches of pip, npm, cargo and so on.
 
 use std::{
     fs, io,
@@ -138,7 +138,7 @@ impl Home {
     }
 
     pub(crate) fn spool(&self, attempt: &str) -> PathBuf {
-        self.root.join("spool").join(format!("{attempt}.log"))
+        self.root.join("spool").join(attempt)
     }
 
     pub(crate) fn spools(&self) -> PathBuf {

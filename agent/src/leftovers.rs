@@ -7,55 +7,59 @@ use std::{fs, io, path::PathBuf};
 
 use futures::{StreamExt as _, stream};
 use ids::RunId;
-use tokio::{io::AsyncWriteExt as _, sync::watch};
+use tokio::sync::watch;
 
 use crate::{
-    cache::digest_of,
-    home::{Home, write_private},
+    home::{Home, make_dir, write_private},
     order::Lease,
     primary::Primary,
     shipping::ship,
-    spool::Progress,
+    spool::{Progress, Shelf, Shipment, Tail},
 };
 
 const AT_ONCE: usize = 4;
+/// Whose log it is, beside its segments.
+const LEASE: &str = "lease";
 const LAST_LINE: &[u8] = b"\nThe agent ended here, and this attempt with it.\n";
 
 /// A spooled log, and whose it is.
 #[derive(Debug)]
 pub(crate) struct Leftover {
     lease: Lease,
+    /// The folder of its segments.
     log: PathBuf,
 }
 
 /// Notes whose log this is, in case that the agent does not live to ship it.
 pub(crate) fn note(home: &Home, lease: &Lease) -> io::Result<()> {
     let text = format!("{} {} {}", lease.run, lease.attempt, lease.token);
-    write_private(&home.spool(&lease.file_name()).with_extension("lease"), text.as_bytes())
+    let log = home.spool(&lease.file_name());
+    make_dir(&log)?;
+    write_private(&log.join(LEASE), text.as_bytes())
 }
 
 /// The attempt is over.
 pub(crate) fn remove(home: &Home, lease: &Lease) -> io::Result<()> {
-    let log = home.spool(&lease.file_name());
-    for path in [log.clone(), log.with_extension("lease")] {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+    match fs::remove_dir_all(home.spool(&lease.file_name())) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
-/// What the spool holds before the first order.
+/// What the spool holds before the first order. What is nobody's is removed.
 pub(crate) fn find(home: &Home) -> Vec<Leftover> {
     let entries = fs::read_dir(home.spools()).into_iter().flatten().flatten();
-    let leases = entries
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|it| it == "lease"));
-    leases
-        .filter_map(|path| {
-            let lease = parse(&fs::read_to_string(&path).ok()?)?;
-            Some(Leftover { lease, log: path.with_extension("log") })
+    entries
+        .filter_map(|entry| {
+            let log = entry.path();
+            let lease = fs::read_to_string(log.join(LEASE)).ok();
+            let Some(lease) = lease.and_then(|text| parse(&text)) else {
+                if let Err(error) = fs::remove_dir_all(&log) {
+                    tracing::warn!(path = %log.display(), %error, "cannot remove a log of nobody");
+                }
+                return None;
+            };
+            Some(Leftover { lease, log })
         })
         .collect()
 }
@@ -88,18 +92,20 @@ impl Leftover {
     }
 
     async fn deliver(&self, primary: &Primary) -> Result<(), String> {
-        let ended = self.end().await;
-        let end = ended.map_err(|error| format!("cannot read it: {error}"))?;
-        let (_sender, progress) = watch::channel(end);
-        let shipped = ship(primary.control(), &self.lease, &self.log, progress).await;
+        let found = self.close().await;
+        let shipment = found.map_err(|error| format!("cannot read it: {error}"))?;
+        let shipped = ship(primary.control(), &self.lease, shipment).await;
         shipped.map_err(|error| error.to_string())
     }
 
-    async fn end(&self) -> io::Result<Progress> {
-        let mut file = tokio::fs::File::options().append(true).open(&self.log).await?;
-        file.write_all(LAST_LINE).await?;
-        file.flush().await?;
-        let (digest, size) = digest_of(&self.log).await?;
-        Ok(Progress { size, end: Some(digest) })
+    async fn close(&self) -> io::Result<Shipment> {
+        let segments = Shelf::new(self.log.clone());
+        let mut tail = Tail::reopen(segments.clone()).await?;
+        tail.append(LAST_LINE).await?;
+        let (size, end) = (tail.size(), Some(tail.digest()));
+        let (_, progress) = watch::channel(Progress { size, end, ..Progress::default() });
+        let first = tail.first();
+        let acknowledged = watch::Sender::new(first);
+        Ok(Shipment { shelf: segments, first, progress, acknowledged })
     }
 }

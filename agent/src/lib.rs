@@ -24,7 +24,7 @@ mod http;
 mod join;
 mod languages;
 mod leftovers;
-mod mask;
+pub mod mask;
 mod order;
 mod prepare;
 mod primary;
@@ -45,7 +45,7 @@ use std::{io, path::PathBuf};
 
 use tokio_util::sync::CancellationToken;
 
-pub use config::{Config, Protocols};
+pub use config::{Config, Protocols, WhenFull};
 pub use home::has_joined;
 
 use desk::{Closed, Desk};

@@ -4,23 +4,18 @@
 //! quiet one line by line. After any failure the same bytes go again: the server skips what it knows
 //! and says from where to go on. The last request carries the log's length and digest.
 
-use std::{io::SeekFrom, path::Path};
+use std::io;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde::Deserialize;
-use tokio::{
-    fs::File,
-    io::{AsyncReadExt as _, AsyncSeekExt as _},
-    sync::watch,
-};
 use transport::Channel;
 
 use crate::{
     http::{Answer, HttpError, call, full, leased},
     order::Lease,
     retry::Pauses,
-    spool::Progress,
+    spool::{Progress, Shelf, Shipment},
 };
 
 /// What the server takes at once.
@@ -31,7 +26,11 @@ const SMALLEST: u64 = 16 << 10;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ShipError {
     #[error("cannot read the log's file: {0}")]
-    File(#[from] std::io::Error),
+    File(#[source] io::Error),
+    #[error(
+        "the server lost what it had acknowledged: it asks for byte {0}, which is not kept here any more"
+    )]
+    Gone(u64),
     #[error("the server does not take the log: {0}")]
     Refused(String),
 }
@@ -40,11 +39,10 @@ pub(crate) enum ShipError {
 pub(crate) async fn ship(
     channel: &Channel,
     lease: &Lease,
-    path: &Path,
-    mut progress: watch::Receiver<Progress>,
+    shipment: Shipment,
 ) -> Result<(), ShipError> {
-    let mut file = File::open(path).await?;
-    let mut acknowledged = 0;
+    let Shipment { shelf, first, mut progress, acknowledged: known } = shipment;
+    let mut acknowledged = first;
     let mut largest = LARGEST;
     let mut pauses = Pauses::new();
     loop {
@@ -55,7 +53,7 @@ pub(crate) async fn ship(
             }
             continue;
         }
-        let piece = Piece::read(&mut file, acknowledged, now, largest).await?;
+        let piece = Piece::read(&shelf, acknowledged, now, largest).await?;
         match piece.send(channel, lease).await? {
             Reply::Until(offset) if offset > now.size => {
                 let text = format!("it has {offset} bytes of a log of {}", now.size);
@@ -67,6 +65,7 @@ pub(crate) async fn ship(
                 }
                 let advanced = offset > acknowledged;
                 acknowledged = offset;
+                known.send_replace(offset);
                 if advanced {
                     largest = (largest * 2).min(LARGEST);
                     pauses.reset();
@@ -97,19 +96,23 @@ enum Reply {
 
 impl Piece {
     async fn read(
-        file: &mut File,
+        shelf: &Shelf,
         offset: u64,
         now: Progress,
         largest: u64,
-    ) -> std::io::Result<Self> {
-        let length = (now.size - offset).min(largest);
-        file.seek(SeekFrom::Start(offset)).await?;
-        let mut bytes = vec![0; usize::try_from(length).expect("a piece is small")];
-        file.read_exact(&mut bytes).await?;
-        let is_last = offset + length == now.size;
+    ) -> Result<Self, ShipError> {
+        let most = (now.size - offset).min(largest);
+        let bytes = match most {
+            0 => Bytes::new(),
+            most => shelf.read(offset, most).await.map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => ShipError::Gone(offset),
+                _ => ShipError::File(error),
+            })?,
+        };
+        let is_last = offset + bytes.len() as u64 == now.size;
         let end = now.end.filter(|_| is_last);
         let end = end.map(|sha256| format!("&size={}&sha256={sha256}", now.size));
-        Ok(Self { offset, bytes: bytes.into(), end })
+        Ok(Self { offset, bytes, end })
     }
 
     fn is_last(&self) -> bool {

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     mask::Secrets,
     order::{Language, Lease, Order, RunTask, Task},
-    spool::Spool,
+    spool::{Bounds, Shelf, Spool},
     stop::{Stopper, Why},
 };
 
@@ -19,9 +19,10 @@ struct Fixture {
 async fn begin(grace: Duration) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let stopper = Stopper::default();
-    let path = dir.path().join("log");
+    let bounds = Bounds::of(&crate::Config::default());
+    let shelf = Shelf::new(dir.path().join("log"));
     let (spool, log, _) =
-        Spool::start(path, Secrets::default(), 1 << 20, stopper.clone()).await.unwrap();
+        Spool::start(shelf, Secrets::default(), bounds, stopper.clone()).await.unwrap();
     let lease = Lease { run: "0".repeat(32).parse().unwrap(), attempt: 1, token: "t".into() };
     let task = RunTask {
         digest: ids::Digest::of(b""),
@@ -51,7 +52,7 @@ impl Fixture {
     async fn log(self) -> String {
         let Self { dir, spool, site } = self;
         spool.finish(site.log).await;
-        fs::read_to_string(dir.path().join("log")).unwrap()
+        fs::read_to_string(dir.path().join("log/00000000000000000000.log")).unwrap()
     }
 }
 

@@ -19,6 +19,9 @@ use gaia_sdk::{Ctx, Job, JobResult};
 
 const PIPELINE: &str = "AGENT_TEST_PIPELINE";
 
+/// Lines of 1 KiB that are more than all buffers and the smallest spool hold.
+const FLOOD: usize = 12 << 10;
+
 /// No test, unless asked to be a pipeline.
 #[test]
 fn pipeline_process() {
@@ -39,6 +42,12 @@ fn pipeline_process() {
         "chatters" => vec![Job::new("Chatter", |_| async {
             for number in 0..40_000 {
                 println!("line {number} {}", "x".repeat(60));
+            }
+            Ok(())
+        })],
+        "floods" => vec![Job::new("Flood", |_| async {
+            for number in 0..FLOOD {
+                println!("{number:06} {}", "x".repeat(1016));
             }
             Ok(())
         })],

@@ -35,7 +35,7 @@ use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
 pub(crate) const SECRET: &str = "join-me";
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_mins(1);
 const DAY: Duration = Duration::from_hours(24);
 
 /// One log, as the server has it.

@@ -14,7 +14,7 @@ use crate::{
     peer::{Peer, SECRET},
 };
 
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
 pub(crate) struct Fixture {
@@ -135,6 +135,16 @@ pub(crate) async fn content(path: PathBuf) -> String {
         }
     };
     timeout(DEADLINE, found).await.expect("the file should appear")
+}
+
+/// Waits until it is so.
+pub(crate) async fn until(is_so: impl Fn() -> bool) {
+    let waited = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(DEADLINE, waited).await.expect("it should become so");
 }
 
 /// Waits until no process has this id.
