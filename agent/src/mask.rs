@@ -2,52 +2,76 @@
 //!
 //! Every byte that is part of an occurrence of a secret is left out, overlapping occurrences
 //! included; each island of such bytes becomes `***`. A tail that could still become a secret is held
-//! back, and that is never more than the longest secret. A held tail is not released by silence,
+//! back, and that is never more than the longest form of a secret. A held tail is not released by silence,
 //! since the rest of the secret would then pass unseen; it goes when it is decided or the stream ends.
+//!
+//! Public for the benchmark that measures it.
 
-use std::{collections::BTreeSet, sync::Arc};
+mod forms;
 
-use base64::{Engine as _, engine::general_purpose};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::{Arc, LazyLock},
+};
 
-/// Shorter values would black out half of a log and hide nothing.
-const SHORTEST: usize = 3;
-/// Lines of a longer secret (a key, say) that are shorter are not looked for on their own.
-const SHORTEST_LINE: usize = 8;
+use aho_corasick::{AhoCorasick, MatchKind};
+
+use forms::forms;
+
 const MASK: &[u8] = b"***";
+/// Of each form the search looks for so many bytes at its beginning, so that long secrets (keys) make
+/// no large automaton; whether the rest is there too is looked at where they are found.
+const BEGINNING: usize = 8;
 
 /// What must not be seen, prepared for searching. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Secrets(Arc<Patterns>);
+#[derive(Clone, Debug)]
+pub struct Secrets(Arc<Patterns>);
 
-/// All forms of all secrets, by their first byte, longest first. Debug shows only how many.
+/// All forms of all secrets. Debug shows only how many.
 struct Patterns {
+    /// By their first byte, longest first.
     by_first: Vec<Vec<Vec<u8>>>,
+    /// Finds where the next form may begin; `None`: there is no secret.
+    search: Option<AhoCorasick>,
+    /// Bytes of the longest form.
+    longest: usize,
 }
 
-impl Default for Patterns {
+impl Default for Secrets {
     fn default() -> Self {
-        Self { by_first: vec![Vec::new(); 256] }
+        static NONE: LazyLock<Secrets> = LazyLock::new(|| Secrets::new([]));
+        NONE.clone()
     }
 }
 
-impl std::fmt::Debug for Patterns {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Patterns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} patterns", self.by_first.iter().map(Vec::len).sum::<usize>())
     }
 }
 
 impl Secrets {
-    /// Looks for each value as it is, line by line, and in the encodings that programs print.
-    pub(crate) fn new<'a>(values: impl IntoIterator<Item = &'a str>) -> Self {
+    /// Looks for each value as it is, line by line, and in the encodings that programs print: base64,
+    /// hex, and what URLs, JSON and shells make of it. Values of one or two bytes are not looked for.
+    pub fn new<'a>(values: impl IntoIterator<Item = &'a str>) -> Self {
         let forms: BTreeSet<Vec<u8>> = values.into_iter().flat_map(forms).collect();
-        let mut patterns = Patterns::default();
-        for form in forms.into_iter().filter(|form| form.len() >= SHORTEST) {
-            patterns.by_first[usize::from(form[0])].push(form);
+        let beginnings: BTreeSet<&[u8]> =
+            forms.iter().map(|form| &form[..form.len().min(BEGINNING)]).collect();
+        let search = (!beginnings.is_empty()).then(|| {
+            let mut builder = AhoCorasick::builder();
+            builder.match_kind(MatchKind::LeftmostFirst);
+            builder.build(beginnings).expect("a few short patterns make a small automaton")
+        });
+        let longest = forms.iter().map(Vec::len).max().unwrap_or(0);
+        let mut by_first = vec![Vec::new(); 256];
+        for form in forms {
+            by_first[usize::from(form[0])].push(form);
         }
-        for list in &mut patterns.by_first {
+        for list in &mut by_first {
             list.sort_by_key(|form| std::cmp::Reverse(form.len()));
         }
-        Self(Arc::new(patterns))
+        Self(Arc::new(Patterns { by_first, search, longest }))
     }
 
     /// A whole text without its secrets.
@@ -57,63 +81,39 @@ impl Secrets {
         out.extend(masker.finish());
         String::from_utf8_lossy(&out).into_owned()
     }
-
-    /// What begins here: a secret of this length, maybe a longer one, or nothing.
-    fn at(&self, bytes: &[u8]) -> Found {
-        let mut undecided = false;
-        for form in &self.0.by_first[usize::from(bytes[0])] {
-            if bytes.starts_with(form) {
-                return Found { length: form.len(), undecided };
-            }
-            undecided |= form.starts_with(bytes);
-        }
-        Found { length: 0, undecided }
-    }
 }
 
-struct Found {
-    length: usize,
-    /// The bytes end inside of a (longer) secret.
-    undecided: bool,
-}
+impl Patterns {
+    /// The forms that begin with this byte, longest first.
+    fn of(&self, first: u8) -> &[Vec<u8>] {
+        &self.by_first[usize::from(first)]
+    }
 
-fn forms(value: &str) -> Vec<Vec<u8>> {
-    let trimmed = value.trim();
-    let mut forms = vec![
-        value.as_bytes().to_vec(),
-        trimmed.as_bytes().to_vec(),
-        percent_encoded(trimmed).into_bytes(),
-    ];
-    if trimmed.len() >= SHORTEST_LINE {
-        for text in [value, trimmed] {
-            forms.push(general_purpose::STANDARD_NO_PAD.encode(text).into_bytes());
-            forms.push(general_purpose::URL_SAFE_NO_PAD.encode(text).into_bytes());
-        }
+    /// Where a form begins next, or something that looks like one.
+    fn next(&self, bytes: &[u8]) -> Option<usize> {
+        Some(self.search.as_ref()?.find(bytes)?.start())
     }
-    if let Ok(json) = serde_json::to_string(trimmed) {
-        forms.push(json.as_bytes()[1..json.len() - 1].to_vec());
-    }
-    let lines = trimmed.lines().map(str::trim).filter(|line| line.len() >= SHORTEST_LINE);
-    forms.extend(lines.map(|line| line.as_bytes().to_vec()));
-    forms
-}
 
-fn percent_encoded(text: &str) -> String {
-    use std::fmt::Write as _;
-    let mut out = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            write!(out, "%{byte:02X}").expect("a String takes everything");
-        }
+    /// The longest form that stands at the beginning; 0: none does.
+    fn length_at(&self, bytes: &[u8]) -> usize {
+        let found = self.of(bytes[0]).iter().find(|form| bytes.starts_with(form));
+        found.map_or(0, Vec::len)
     }
-    out
+
+    /// Everything before it is decided: no form begins there and goes on beyond the end.
+    fn decided(&self, bytes: &[u8]) -> usize {
+        let goes_on = |rest: &[u8]| {
+            let longer = self.of(rest[0]).iter().take_while(|form| form.len() > rest.len());
+            longer.into_iter().any(|form| form.starts_with(rest))
+        };
+        let first = (bytes.len() + 1).saturating_sub(self.longest);
+        (first..bytes.len()).find(|at| goes_on(&bytes[*at..])).unwrap_or(bytes.len())
+    }
 }
 
 /// Masks one stream.
 #[derive(Debug)]
-pub(crate) struct Masker {
+pub struct Masker {
     secrets: Secrets,
     /// Bytes that are not decided yet.
     held: Vec<u8>,
@@ -122,40 +122,48 @@ pub(crate) struct Masker {
 }
 
 impl Masker {
-    pub(crate) fn new(secrets: Secrets) -> Self {
+    /// At the beginning of a stream.
+    pub fn new(secrets: Secrets) -> Self {
         Self { secrets, held: Vec::new(), inside: 0 }
     }
 
     /// Takes more of the stream; answers with what may be seen by now.
-    pub(crate) fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
+    pub fn push(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.held.extend_from_slice(bytes);
-        self.drain(false)
+        let decided = self.secrets.0.decided(&self.held);
+        self.drain(decided)
     }
 
     /// The stream ended: answers with the rest.
-    pub(crate) fn finish(&mut self) -> Vec<u8> {
-        self.drain(true)
+    pub fn finish(&mut self) -> Vec<u8> {
+        self.drain(self.held.len())
     }
 
-    fn drain(&mut self, ended: bool) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.held.len());
+    fn drain(&mut self, end: usize) -> Vec<u8> {
+        let patterns = &self.secrets.0;
+        let mut out = Vec::with_capacity(end);
         let mut at = 0;
-        while at < self.held.len() {
-            let found = self.secrets.at(&self.held[at..]);
-            if found.undecided && !ended {
-                break;
+        while at < end {
+            if self.inside == 0 {
+                let next = patterns.next(&self.held[at..]).map_or(end, |next| end.min(at + next));
+                out.extend_from_slice(&self.held[at..next]);
+                at = next;
+                if at == end {
+                    break;
+                }
             }
-            if found.length > 0 && self.inside == 0 {
+            let length = patterns.length_at(&self.held[at..]);
+            if length > 0 && self.inside == 0 {
                 out.extend_from_slice(MASK);
             }
-            self.inside = self.inside.max(found.length);
+            self.inside = self.inside.max(length);
             if self.inside == 0 {
                 out.push(self.held[at]);
             }
             self.inside = self.inside.saturating_sub(1);
             at += 1;
         }
-        self.held.drain(..at);
+        self.held.drain(..end);
         out
     }
 }

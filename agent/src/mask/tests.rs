@@ -1,5 +1,8 @@
 //! Examples and properties of masking.
 
+use std::fmt::Write as _;
+
+use base64::{Engine as _, engine::general_purpose};
 use proptest::prelude::*;
 
 use super::*;
@@ -47,6 +50,88 @@ fn encodings_and_lines_of_a_secret_are_masked_too() {
 #[test]
 fn very_short_values_are_left_alone() {
     assert_eq!(stream(&["1", ""], &["1 of 1"]), "1 of 1");
+}
+
+/// What programs make of a text, each in its own words rather than by the code under test.
+fn encoded(text: &str) -> Vec<Vec<u8>> {
+    let bytes = text.as_bytes();
+    let hex = bytes.iter().fold(String::new(), |mut out, byte| {
+        write!(out, "{byte:02x}").unwrap();
+        out
+    });
+    let percent = bytes.iter().fold(String::new(), |mut out, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) {
+            out.push(char::from(*byte));
+        } else {
+            write!(out, "%{byte:02X}").unwrap();
+        }
+        out
+    });
+    let mut found = vec![
+        text.to_owned(),
+        hex.to_uppercase(),
+        hex,
+        percent.replace("%20", "+"),
+        percent,
+        serde_json::json!({ "key": text }).to_string(),
+        serde_json::json!(serde_json::json!([text]).to_string()).to_string(),
+        format!("'{}'", text.replace('\'', "'\\''")),
+        format!("'{}'", text.replace('\'', "'\"'\"'")),
+    ];
+    for around in ["", "a", "bc"] {
+        let wrapped = format!("{around}{text}{around}");
+        found.push(general_purpose::STANDARD.encode(&wrapped));
+        found.push(general_purpose::URL_SAFE.encode(&wrapped));
+    }
+    found.into_iter().map(String::into_bytes).collect()
+}
+
+/// Fifty values of the kinds that vaults hold.
+fn vault() -> Vec<String> {
+    let odd =
+        ["it's a \"secret\"", "p@ss w0rd/+=&<>", "päß wörd €", "back\\slash\ttab", "$HOME `x` !"];
+    let mut values: Vec<String> = odd.map(str::to_owned).to_vec();
+    for number in 0_u32..45 {
+        let seed = ids::Digest::of(&number.to_le_bytes());
+        let length = 5 + number as usize;
+        values
+            .push(general_purpose::STANDARD.encode(seed.as_bytes()).chars().take(length).collect());
+    }
+    values
+}
+
+#[test]
+fn no_secret_passes_in_any_encoding_at_any_split() {
+    let values = vault();
+    assert!(values.len() >= 50);
+    for value in &values {
+        let secrets = Secrets::new([value.as_str()]);
+        for text in encoded(value) {
+            let mut whole = Masker::new(secrets.clone());
+            let mut expected = whole.push(&text);
+            expected.extend(whole.finish());
+            // Of base64 and of quotation only the ends stay.
+            let shown = String::from_utf8_lossy(&expected);
+            assert!(shown.contains("***") && shown.len() <= 24, "{value}: {shown}");
+            for cut in 0..=text.len() {
+                let mut masker = Masker::new(secrets.clone());
+                let mut out = masker.push(&text[..cut]);
+                out.extend(masker.push(&text[cut..]));
+                out.extend(masker.finish());
+                assert_eq!(out, expected, "{value} cut at {cut}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_long_key_is_masked_in_wrapped_base64() {
+    let key: String = vault().concat();
+    let code = general_purpose::STANDARD.encode(&key);
+    let wrapped: Vec<&str> =
+        code.as_bytes().chunks(76).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    let out = Secrets::new([key.as_str()]).mask(&wrapped.join("\n"));
+    assert!(out.lines().all(|line| line.trim_end_matches('=') == "***"), "{out}");
 }
 
 /// Secrets of few letters, so that they occur, overlap and begin alike.
@@ -100,8 +185,7 @@ proptest! {
         let mut masker = Masker::new(Secrets::new(values.iter().copied()));
         for byte in text.bytes() {
             masker.push(&[byte]);
-            let longest = values.iter().map(|secret| secret.len()).max().unwrap_or(0);
-            prop_assert!(masker.held.len() <= longest);
+            prop_assert!(masker.held.len() <= masker.secrets.0.longest);
         }
     }
 }
