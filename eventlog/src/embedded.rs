@@ -24,7 +24,7 @@ pub(crate) mod verify;
 mod writer;
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::TryLockError,
     io,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard},
@@ -39,6 +39,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     Clock,
+    disk::{self, File},
     event::Recorded,
     filter::{Direction, Filter},
     log::{AppendError, Appended, LogError},
@@ -130,7 +131,7 @@ impl Shared {
 
 impl Embedded {
     pub(crate) fn open(dir: &Path, clock: Clock, options: Options) -> Result<Self, OpenError> {
-        fs::create_dir_all(dir).map_err(|source| OpenError::io("create", dir, source))?;
+        disk::create_dir_all(dir).map_err(|source| OpenError::io("create", dir, source))?;
         let lock = lock(dir)?;
         let recovered = recover::recover(dir)?;
         Self::start(dir, lock, recovered, clock, options)
@@ -173,12 +174,8 @@ impl Embedded {
 
 fn lock(dir: &Path) -> Result<File, OpenError> {
     let path = dir.join("lock");
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(|source| OpenError::io("open", &path, source))?;
+    let file =
+        File::open_or_create(&path).map_err(|source| OpenError::io("open", &path, source))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse { dir: dir.to_owned() }),

@@ -11,6 +11,7 @@
 //! - What was appended never changes; what a stream hides may be gone.
 
 mod clock;
+mod disk;
 mod embedded;
 #[cfg(feature = "esdb")]
 mod esdb;

@@ -6,9 +6,7 @@
 //! exactly what the log says, and replaced as a whole.
 
 use std::{
-    env, fmt,
-    fs::{self, File},
-    io::{self, Write},
+    env, fmt, fs, io,
     path::{Path, PathBuf},
     sync::OnceLock,
     time::UNIX_EPOCH,
@@ -19,7 +17,12 @@ use prost::Message;
 use sha2::{Digest as _, Sha256};
 use tokio::task;
 
-use crate::{Filter, Log, log::LogError, owner::Revisions};
+use crate::{
+    Filter, Log,
+    disk::{self, File},
+    log::LogError,
+    owner::Revisions,
+};
 
 const MAGIC: &[u8; 8] = b"GAIASNAP";
 const CHECKSUM: usize = 32;
@@ -201,7 +204,7 @@ impl<S> Snapshots<S> {
 }
 
 pub(crate) fn remove(file: &Path) {
-    match fs::remove_file(file) {
+    match disk::remove_file(file) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             tracing::warn!(%error, file = %file.display(), "remove a snapshot");
         }
@@ -222,7 +225,7 @@ fn program() -> &'static [u8] {
 }
 
 fn read(file: &Path) -> Result<Stored, Flaw> {
-    let bytes = fs::read(file).map_err(Flaw::Unreadable)?;
+    let bytes = disk::read(file).map_err(Flaw::Unreadable)?;
     let rest = bytes.strip_prefix(MAGIC).ok_or(Flaw::Damaged)?;
     let (checksum, body) = rest.split_at_checked(CHECKSUM).ok_or(Flaw::Damaged)?;
     if Sha256::digest(body)[..] != *checksum {
@@ -232,17 +235,15 @@ fn read(file: &Path) -> Result<Stored, Flaw> {
 }
 
 fn write(file: &Path, stored: &Stored) -> io::Result<()> {
-    let dir = file.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(dir)?;
+    let dir = disk::parent(file);
+    disk::create_dir_all(dir)?;
     let new = file.with_extension("new");
     let body = stored.encode_to_vec();
-    let mut to = File::create(&new)?;
-    to.write_all(MAGIC)?;
-    to.write_all(&Sha256::digest(&body))?;
-    to.write_all(&body)?;
+    let to = File::create(&new)?;
+    to.write_all_at(&[&MAGIC[..], &Sha256::digest(&body), &body].concat(), 0)?;
     to.sync_all()?;
-    fs::rename(&new, file)?;
-    File::open(dir)?.sync_all()
+    disk::rename(&new, file)?;
+    disk::sync_dir(dir)
 }
 
 async fn blocking<T: Send + 'static>(

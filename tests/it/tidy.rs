@@ -144,6 +144,39 @@ fn every_file_says_what_it_is_for() {
     }
 }
 
+/// So that a simulated disk can stand under all of it.
+#[test]
+fn the_log_touches_files_in_one_place_only() {
+    let is_of_the_log = |path: &Path| {
+        let path = path.to_string_lossy();
+        let is_engine = path.contains("eventlog/src/embedded") && !path.contains("tests");
+        is_engine || path.ends_with("eventlog/src/snapshot.rs")
+    };
+    let mut seen = 0;
+    for (path, text) in sources().filter(|(path, _)| is_of_the_log(path)) {
+        seen += 1;
+        // What a snapshot asks of the program's own file is no matter of the log's disk.
+        let text = text.replace("env::current_exe().and_then(fs::metadata)", "");
+        for word in [
+            "fs::File",
+            "fs::read",
+            "fs::write",
+            "fs::rename",
+            "fs::remove",
+            "fs::create",
+            "fs::metadata",
+            "FileExt",
+        ] {
+            assert!(
+                !text.contains(word),
+                "{} uses {word}: use eventlog/src/disk.rs",
+                path.display()
+            );
+        }
+    }
+    assert!(seen > 8, "the log's files were not found");
+}
+
 #[test]
 fn files_stay_short_enough_to_read() {
     for (path, text) in sources() {

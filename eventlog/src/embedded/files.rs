@@ -3,10 +3,8 @@
 //! but for [`cut`], which takes it.
 
 use std::{
-    fs::{self, File},
     io,
     ops::{ControlFlow, Range},
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
@@ -17,9 +15,12 @@ use super::{
     format::{Chain, Content, Kind, Record, SEGMENT_HEADER, Said, SegmentHeader},
     lock,
     recover::{damage, salt},
-    segment::{Segment, sync_dir},
+    segment::Segment,
 };
-use crate::{Head, NewEvent, Recorded};
+use crate::{
+    Head, NewEvent, Recorded,
+    disk::{self, File},
+};
 
 /// A file of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,12 +55,12 @@ pub struct Entry {
 pub fn segments(dir: &Path) -> Result<Vec<SegmentFile>, OpenError> {
     let open = |path: PathBuf| {
         let segment = Segment::open(path, false)?;
-        let length = segment.file.metadata();
+        let length = segment.file.length();
         let length = length.map_err(|source| OpenError::io("read", &segment.path, source))?;
         Ok(SegmentFile {
             first: segment.header.first,
             before: Digest::from_bytes(segment.header.chain.0),
-            bytes: length.len(),
+            bytes: length,
             path: segment.path,
         })
     };
@@ -250,13 +251,21 @@ pub fn import<E>(
     dir: &Path,
     events: impl Iterator<Item = Result<Imported, E>>,
 ) -> Result<Option<Head>, ImportError<E>> {
+    import_in_segments_of(dir, events, IMPORTED_SEGMENT)
+}
+
+pub(crate) fn import_in_segments_of<E>(
+    dir: &Path,
+    events: impl Iterator<Item = Result<Imported, E>>,
+    segment_bytes: u64,
+) -> Result<Option<Head>, ImportError<E>> {
     let failed = |source| OpenError::io("write to", dir, source);
-    fs::create_dir_all(dir).map_err(failed)?;
-    if fs::read_dir(dir).map_err(failed)?.next().is_some() {
+    disk::create_dir_all(dir).map_err(failed)?;
+    if !disk::list(dir).map_err(failed)?.is_empty() {
         return Err(ImportError::NotEmpty(dir.into()));
     }
     let _lock = lock(dir)?;
-    let mut writer = ImportWriter { dir, chain: Chain::START, open: None };
+    let mut writer = ImportWriter { dir, segment_bytes, chain: Chain::START, open: None };
     let (mut next, mut left, mut batch) = (0, 0, Vec::new());
     for imported in events {
         let imported = imported.map_err(ImportError::Source)?;
@@ -281,6 +290,7 @@ pub fn import<E>(
 
 struct ImportWriter<'a> {
     dir: &'a Path,
+    segment_bytes: u64,
     chain: Chain,
     /// The segment being written, and where the next record goes.
     open: Option<(Segment, u64)>,
@@ -288,7 +298,7 @@ struct ImportWriter<'a> {
 
 impl ImportWriter<'_> {
     fn batch(&mut self, batch: Vec<Imported>) -> io::Result<()> {
-        if self.open.as_ref().is_some_and(|(_, end)| *end >= IMPORTED_SEGMENT) {
+        if self.open.as_ref().is_some_and(|(_, end)| *end >= self.segment_bytes) {
             self.seal()?;
         }
         let first = batch[0].recorded.position;
@@ -326,7 +336,7 @@ impl ImportWriter<'_> {
 
     fn seal(&mut self) -> io::Result<()> {
         self.open.take().map_or(Ok(()), |(segment, _)| segment.file.sync_all())?;
-        sync_dir(self.dir)
+        disk::sync_dir(self.dir)
     }
 }
 
@@ -375,15 +385,15 @@ pub fn wound(dir: &Path) -> Result<Option<Wound>, OpenError> {
 pub fn cut(dir: &Path, wound: &Wound) -> Result<(), OpenError> {
     let _lock = lock(dir)?;
     for path in wound.later.iter().rev() {
-        fs::remove_file(path).map_err(|source| OpenError::io("remove", path, source))?;
+        disk::remove_file(path).map_err(|source| OpenError::io("remove", path, source))?;
     }
     if let Some((path, end)) = &wound.cut {
         let cut = || {
-            let file = File::options().write(true).open(path)?;
-            file.set_len(*end)?;
+            let file = File::open_to_write(path)?;
+            file.set_length(*end)?;
             file.sync_all()
         };
         cut().map_err(|source| OpenError::io("cut", path, source))?;
     }
-    sync_dir(dir).map_err(|source| OpenError::io("sync", dir, source))
+    disk::sync_dir(dir).map_err(|source| OpenError::io("sync", dir, source))
 }

@@ -1,6 +1,6 @@
 //! Reading, in chunks, from the files themselves; the writer never waits for a reader.
 
-use std::{io, os::unix::fs::FileExt, sync::Arc, vec};
+use std::{io, sync::Arc, vec};
 
 use futures::{
     Stream,

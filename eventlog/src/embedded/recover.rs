@@ -17,9 +17,9 @@ use super::{
     OpenError,
     format::{self, Chain, Dialect, FORMAT, HEAD, SegmentHeader},
     index::{Index, RecentIds},
-    segment::{Segment, sync_dir},
+    segment::Segment,
 };
-use crate::retention::Standings;
+use crate::{disk, retention::Standings};
 
 /// The smallest piece that a disk writes as a whole.
 const SECTOR: u64 = 512;
@@ -57,7 +57,7 @@ pub(super) fn recover(dir: &Path) -> Result<Recovered, OpenError> {
     let segment = follow(Segment::open(newest.clone(), true)?, &index, chain)?;
     let (chain, rest) = load(&segment, &mut index, &mut recent, chain)?;
     cut(&segment, &rest)?;
-    sync_dir(dir).map_err(|source| OpenError::io("sync", dir, source))?;
+    disk::sync_dir(dir).map_err(|source| OpenError::io("sync", dir, source))?;
     let (segment, end) = if segment.header.dialect.format == FORMAT {
         (segment, rest.end)
     } else {
@@ -75,6 +75,9 @@ pub(super) fn recover(dir: &Path) -> Result<Recovered, OpenError> {
 
 /// An empty folder.
 fn begin(dir: &Path, mut index: Index, recent: RecentIds) -> Result<Recovered, OpenError> {
+    // It may have been made by a start that did not get as far as to sync its name.
+    let parent = disk::parent(dir);
+    disk::sync_dir(parent).map_err(|source| OpenError::io("sync", parent, source))?;
     let header = SegmentHeader::new(0, Chain::START, salt());
     let segment =
         Segment::create(dir, header).map_err(|source| OpenError::io("write to", dir, source))?;
@@ -109,6 +112,8 @@ fn follow(segment: Segment, index: &Index, chain: Chain) -> Result<Arc<Segment>,
 /// What lies after a segment's last whole batch.
 struct Rest {
     end: u32,
+    /// Where the last write began that is whole, as far as can be told.
+    commit: u32,
     /// Whether records of an unfinished batch were passed over.
     unfinished: bool,
     /// Why what follows is not just the end of a write that never finished.
@@ -142,6 +147,7 @@ fn load(
     let mut scanner = segment.scan().map_err(failed)?;
     let mut batch = Batch::default();
     let mut end = scanner.offset();
+    let mut commit = end as u32;
     loop {
         let at = scanner.offset();
         let Some(record) = scanner.next().map_err(failed)? else { break };
@@ -149,7 +155,7 @@ fn load(
         let position = index.next_position() + batch.offsets.len() as u64;
         let revision = index.length(content.stream) + batch.offsets.len() as u64;
         let follows = batch.offsets.is_empty()
-            || (batch.stream == content.stream && batch.left == content.left + 1);
+            || (batch.stream == content.stream && content.left.checked_add(1) == Some(batch.left));
         if content.position != position || content.revision != revision || !follows {
             let why = format!("event {} stands where event {position} belongs", content.position);
             return Err(OpenError::damaged(&segment.path, at, why));
@@ -166,6 +172,7 @@ fn load(
         if content.left == 0 {
             chain = record.chain;
             end = at + record.length as u64;
+            commit = record.commit;
             batch
                 .ids
                 .drain(..)
@@ -182,6 +189,7 @@ fn load(
     let bytes = scanner.rest().map_err(failed)?;
     let rest = Rest {
         end: end as u32,
+        commit,
         unfinished: !batch.offsets.is_empty(),
         damage: damage(&bytes, at, segment.header.dialect).map(|why| (at, why)),
         remains: bytes.iter().any(|byte| *byte != 0),
@@ -260,7 +268,14 @@ fn cut(segment: &Segment, rest: &Rest) -> Result<(), OpenError> {
         let bytes = rest.length - u64::from(rest.end);
         tracing::warn!(file = %segment.path.display(), at = rest.end, bytes, "cut an unfinished write, which was never acknowledged");
     }
-    segment.file.set_len(u64::from(rest.end)).map_err(failed)?;
-    // What was read may so far be in the page cache only.
-    segment.file.sync_all().map_err(failed)
+    // What was read may so far be in the page cache only. If its sync failed and the process ended
+    // before it could cut it, the system takes it for synced: it must be written again.
+    let mut last = vec![0; rest.end.saturating_sub(rest.commit) as usize];
+    let mut rewrite = || {
+        segment.file.set_length(u64::from(rest.end))?;
+        segment.file.read_exact_at(&mut last, u64::from(rest.commit))?;
+        segment.file.write_all_at(&last, u64::from(rest.commit))?;
+        segment.file.sync_all()
+    };
+    rewrite().map_err(failed)
 }

@@ -4,9 +4,7 @@
 //! in the segments before it is.
 
 use std::{
-    fs::{self, File},
     io,
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
@@ -14,12 +12,13 @@ use super::{
     OpenError,
     format::{self, FORMAT, HeaderFlaw, Record, SEGMENT_HEADER, SegmentHeader},
 };
+use crate::disk::{self, File};
 
 const EXTENSION: &str = "segment";
 /// A segment in the making.
 const UNFINISHED: &str = "segment.new";
 /// Space is taken from the file system in steps of this many bytes.
-const STEP: u64 = 4 << 20;
+const STEP: u64 = if cfg!(test) { 8 << 10 } else { 4 << 20 };
 /// How much of a file is looked at at once.
 const WINDOW: usize = 1 << 20;
 
@@ -36,21 +35,17 @@ impl Segment {
     pub(super) fn create(dir: &Path, header: SegmentHeader) -> io::Result<Self> {
         let path = dir.join(format!("{:020}.{EXTENSION}", header.first));
         let unfinished = dir.join(UNFINISHED);
-        let file =
-            File::options().read(true).write(true).create(true).truncate(true).open(&unfinished)?;
+        let file = File::create(&unfinished)?;
         file.write_all_at(&header.encode(), 0)?;
         file.sync_all()?;
-        fs::rename(&unfinished, &path)?;
-        sync_dir(dir)?;
+        disk::rename(&unfinished, &path)?;
+        disk::sync_dir(dir)?;
         Ok(Self { path, file, header })
     }
 
     pub(super) fn open(path: PathBuf, write: bool) -> Result<Self, OpenError> {
-        let file = File::options()
-            .read(true)
-            .write(write)
-            .open(&path)
-            .map_err(|source| OpenError::io("open", &path, source))?;
+        let file = if write { File::open_to_write(&path) } else { File::open(&path) };
+        let file = file.map_err(|source| OpenError::io("open", &path, source))?;
         let mut bytes = [0; SEGMENT_HEADER];
         let damaged = |why: &str| OpenError::damaged(&path, 0, why);
         match file.read_exact_at(&mut bytes, 0) {
@@ -72,20 +67,14 @@ impl Segment {
 
     /// The folder's segments, oldest first.
     pub(super) fn list(dir: &Path) -> Result<Vec<PathBuf>, OpenError> {
-        let entries = fs::read_dir(dir).map_err(|source| OpenError::io("list", dir, source))?;
-        let mut paths = Vec::new();
-        for entry in entries {
-            let path = entry.map_err(|source| OpenError::io("list", dir, source))?.path();
-            if path.extension().is_some_and(|extension| extension == EXTENSION) {
-                paths.push(path);
-            }
-        }
+        let mut paths = disk::list(dir).map_err(|source| OpenError::io("list", dir, source))?;
+        paths.retain(|path| path.extension().is_some_and(|extension| extension == EXTENSION));
         paths.sort();
         Ok(paths)
     }
 
     pub(super) fn scan(&self) -> io::Result<Scanner<'_>> {
-        let length = self.file.metadata()?.len();
+        let length = self.file.length()?;
         let offset = SEGMENT_HEADER as u64;
         Ok(Scanner { segment: self, length, offset, window: Vec::new(), window_at: offset })
     }
@@ -149,30 +138,6 @@ pub(super) fn reserve(file: &File, reserved: u64, needed: u64) -> io::Result<u64
         return Ok(reserved);
     }
     let length = needed.next_multiple_of(STEP);
-    allocate(file, reserved, length - reserved)?;
+    file.allocate(reserved, length - reserved)?;
     Ok(length)
-}
-
-#[cfg(target_os = "linux")]
-fn allocate(file: &File, from: u64, more: u64) -> io::Result<()> {
-    use nix::{
-        errno::Errno,
-        fcntl::{FallocateFlags, fallocate},
-    };
-    match fallocate(file, FallocateFlags::empty(), from as i64, more as i64) {
-        Ok(()) => Ok(()),
-        // Not every file system can.
-        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => file.set_len(from + more),
-        Err(errno) => Err(errno.into()),
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn allocate(file: &File, from: u64, more: u64) -> io::Result<()> {
-    file.set_len(from + more)
-}
-
-/// Makes names in the folder as durable as the files behind them.
-pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }

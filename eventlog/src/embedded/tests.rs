@@ -1,5 +1,10 @@
 //! What the contract suite cannot see from outside: the stored bytes, and what power cuts do to them.
 
+mod crashes;
+mod history;
+mod rot;
+mod sites;
+
 use std::{collections::HashMap, fs, path::PathBuf};
 
 use futures::StreamExt;

@@ -37,7 +37,7 @@ pub fn verify(dir: &Path) -> Result<Summary, OpenError> {
         let segment = Segment::open(path.clone(), false)?;
         unfinished = walk.segment(&segment)?;
         if unfinished > 0 && at + 1 < paths.len() {
-            let end = segment.file.metadata().map_or(0, |metadata| metadata.len());
+            let end = segment.file.length().unwrap_or(0);
             let why = "it ends in the middle of a record, though a later file exists";
             return Err(OpenError::damaged(path, end, why));
         }

@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    os::unix::fs::FileExt,
     path::PathBuf,
     sync::{Arc, PoisonError},
 };
@@ -104,7 +103,7 @@ impl Committer {
 
     /// Seals the segment and begins the next one.
     fn roll(&mut self, header: SegmentHeader) -> io::Result<()> {
-        self.segment.file.set_len(u64::from(self.end))?;
+        self.segment.file.set_length(u64::from(self.end))?;
         self.segment.file.sync_all()?;
         self.segment = Arc::new(Segment::create(&self.dir, header)?);
         self.end = SEGMENT_HEADER as u32;
@@ -118,14 +117,17 @@ impl Committer {
     /// away, so that the next start does not believe it.
     pub(super) fn stop(&mut self, error: &io::Error) {
         let file = &self.segment.path;
-        let cause = format!("write to `{}`: {error}", file.display());
+        let cause = format!(
+            "write to `{}`: {error}; start the process again once the disk is well: nothing acknowledged is lost",
+            file.display()
+        );
         let stopped = self.shared.cause.set(cause);
         // The cause first: who waits for more looks for it.
         if self.publish.take().is_none() || stopped.is_err() {
             return;
         }
         tracing::error!("{}", self.shared.stopped());
-        if let Err(error) = self.segment.file.set_len(u64::from(self.end)) {
+        if let Err(error) = self.segment.file.set_length(u64::from(self.end)) {
             tracing::error!(%error, file = %file.display(), "cut a failed write");
         }
     }
@@ -133,7 +135,7 @@ impl Committer {
     /// Gives back the space that was not needed.
     pub(super) fn finish(&self) {
         if self.shared.cause.get().is_none()
-            && let Err(error) = self.segment.file.set_len(u64::from(self.end))
+            && let Err(error) = self.segment.file.set_length(u64::from(self.end))
         {
             tracing::warn!(%error, "shorten the log's last file");
         }

@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     io, mem,
-    os::unix::fs::FileExt,
     sync::{Arc, Mutex, PoisonError},
 };
 
