@@ -106,8 +106,8 @@ async fn a_snapshot_of_other_code_is_not_used() {
 async fn a_snapshot_of_another_log_is_not_used() {
     let (_, dir) = saved().await;
     let snapshot = fs::read(dir.path().join("bank.snapshot")).unwrap();
-    // One that is shorter, and one whose event at that place is another.
-    for count in [3, 40] {
+    // One that is shorter, and one that ends at the same place with another event.
+    for count in [3, 20] {
         let other = Log::in_memory(clock());
         let owner = start(&other).await;
         for _ in 0..count {
@@ -116,7 +116,7 @@ async fn a_snapshot_of_another_log_is_not_used() {
         fs::write(dir.path().join("bank.snapshot"), &snapshot).unwrap();
         assert!(blind_start(&other, dir.path(), 1).await.is_none(), "{count}");
         let owner = start_from(&other, dir.path(), 1).await;
-        assert_eq!(bank(&owner).await.payments.len(), count);
+        assert_eq!(bank(&owner).await, bank(&start(&other).await).await, "{count}");
     }
 }
 
