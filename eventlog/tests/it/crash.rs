@@ -8,9 +8,9 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use eventlog::{Expected, Log, verify};
+use eventlog::{Expected, Log, OpenError, verify};
 
-use crate::{all, event, number, open_small};
+use crate::{all, clock, event, number, open_small};
 
 /// Tells the child, which is this same test binary, where to write.
 const FOLDER: &str = "EVENTLOG_TEST_FOLDER";
@@ -94,4 +94,18 @@ async fn a_killed_writer_has_lost_nothing_acknowledged() {
         drop(log);
         assert_eq!(verify(dir.path()).unwrap().events, total);
     }
+}
+
+#[tokio::test]
+async fn a_folder_belongs_to_one_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = start(dir.path());
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("acknowledged")), "the child ended by itself");
+    let refused = Log::open(dir.path(), clock()).unwrap_err();
+    assert!(matches!(refused, OpenError::InUse { .. }), "{refused}");
+    assert!(refused.to_string().contains("another process uses this folder"), "{refused}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    Log::open(dir.path(), clock()).unwrap();
 }

@@ -7,6 +7,7 @@ mod contract;
 mod crash;
 mod damage;
 mod files;
+mod retention;
 mod served;
 mod serving;
 mod streams;
