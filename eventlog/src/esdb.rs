@@ -18,10 +18,10 @@
 
 mod appends;
 mod convert;
-mod pool;
+pub(crate) mod pool;
 mod reads;
 mod settings;
-mod trouble;
+pub(crate) mod trouble;
 
 use std::{path::Path, sync::Arc};
 
@@ -47,7 +47,7 @@ use trouble::{PATIENCE, Trouble, is_conflict};
 
 /// The engine.
 pub(crate) struct Esdb {
-    pool: Arc<Pool>,
+    pub(crate) pool: Arc<Pool>,
     appends: mpsc::UnboundedSender<Pending>,
 }
 

@@ -11,6 +11,8 @@
 //! - What was appended never changes; what a stream hides may be gone.
 
 mod clock;
+#[cfg(feature = "esdb")]
+pub mod conformance;
 mod disk;
 mod embedded;
 #[cfg(feature = "esdb")]

@@ -24,7 +24,7 @@ use crate::{
     dev::{self, DevArgs},
     output::Output,
     profile::ServerArgs,
-    served_log::{self, ServeArgs, UserArgs},
+    served_log::{self, ConformanceArgs, ServeArgs, UserArgs},
     server::{self, ServerConfig},
 };
 
@@ -137,6 +137,8 @@ enum LogCommand {
     Serve(ServeArgs),
     /// Print a user's line for `gaia log serve --users`; the password comes by the standard input
     User(UserArgs),
+    /// Check what the services rely on against a cluster of EventStoreDB, or any server of its protocol
+    Conformance(ConformanceArgs),
     /// Check every record and the hash chain of a log that no server uses
     Verify {
         /// Folder with the log
@@ -226,7 +228,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         }
         Command::Events(command) => events::events(command, &server.client()?, output).await,
         Command::Audit(command) => audit::audit(command, &server, output).await,
-        Command::Log(command) => log(command, output).await,
+        Command::Log(command) => return log(command, output).await,
         Command::Cert(command) => cert(command, &server, output).await,
     };
     done.map(|()| 0)
@@ -259,10 +261,12 @@ fn ca_certificate(server: &ServerArgs) -> String {
     server.ca_cert.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
 }
 
-async fn log(command: LogCommand, output: Output) -> Result<()> {
-    match command {
+/// The answer is the exit code.
+async fn log(command: LogCommand, output: Output) -> Result<u8> {
+    let done = match command {
         LogCommand::Serve(args) => served_log::serve(args, host::shutdown()?).await,
         LogCommand::User(args) => served_log::user(args),
+        LogCommand::Conformance(args) => return served_log::conformance(args, output).await,
         LogCommand::Verify { data } => {
             let summary = eventlog::verify(&data)?;
             let answer =
@@ -271,7 +275,8 @@ async fn log(command: LogCommand, output: Output) -> Result<()> {
                 format!("{} events, every record and the chain hold.", summary.events)
             })
         }
-    }
+    };
+    done.map(|()| 0)
 }
 
 async fn cert(command: CertCommand, server: &ServerArgs, output: Output) -> Result<()> {

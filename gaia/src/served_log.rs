@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use eventlog::{
     Clock, Log,
+    conformance::{self, Outcome},
     server::{self, Access, Users},
 };
 use host::trust::Renewal;
@@ -14,6 +15,8 @@ use proto::registry::v1::registry_client::RegistryClient;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use transport::Server;
+
+use crate::output::{Output, table};
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ServeArgs {
@@ -41,6 +44,16 @@ pub(crate) struct UserArgs {
     /// What the user may do
     #[arg(long, value_enum, default_value_t)]
     rights: Rights,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ConformanceArgs {
+    /// The log: `esdb://host:port`. It may hold a password, so better set GAIA_LOG_URL
+    #[arg(long, env = "GAIA_LOG_URL", hide_env_values = true, value_name = "URL")]
+    log: String,
+    /// Folder with cert.pem, key.pem and caCert.pem to show, of a service that may write to all streams
+    #[arg(long, value_name = "DIR")]
+    identity: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -84,4 +97,47 @@ pub(crate) fn user(args: UserArgs) -> Result<()> {
     };
     println!("{}", Users::line(&args.name, rights, password)?);
     Ok(())
+}
+
+/// Checks what our services rely on. The answer is the exit code: 1 if something does not hold.
+pub(crate) async fn conformance(args: ConformanceArgs, output: Output) -> Result<u8> {
+    let found = conformance::check(&args.log, args.identity.as_deref()).await?;
+    let failed = found.findings.iter().filter(|finding| finding.outcome == Outcome::Fails).count();
+    let list = found.findings.iter().map(|finding| {
+        serde_json::json!({
+            "number": finding.number,
+            "assumption": finding.assumption,
+            "result": result(&finding.outcome),
+            "seen": finding.seen,
+        })
+    });
+    let (server, prefix) = (&found.server, &found.prefix);
+    let answer = serde_json::json!({
+        "server": server, "assumptions": list.collect::<Vec<_>>(), "prefix": prefix, "left": found.left,
+    });
+    output.show(&answer, |_| {
+        let rows = found.findings.iter().map(|finding| {
+            let assumption = format!("{}. {}", finding.number, finding.assumption);
+            [assumption, result(&finding.outcome).to_owned(), finding.seen.clone()]
+        });
+        let all = table(["ASSUMPTION", "RESULT", "SEEN"], rows);
+        let end = match failed {
+            0 => "This log will do.".to_owned(),
+            1 => "1 assumption does not hold: our services would go wrong here.".to_owned(),
+            more => format!("{more} assumptions do not hold: our services would go wrong here."),
+        };
+        format!("Server: {server}\n{all}\n{end}")
+    })?;
+    for left in &found.left {
+        eprintln!("left behind, since it could not be ended: {left}");
+    }
+    Ok(u8::from(failed > 0))
+}
+
+fn result(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Holds => "holds",
+        Outcome::Fails => "fails",
+        Outcome::NotChecked => "not checked",
+    }
 }

@@ -11,17 +11,17 @@ use tokio::{runtime::Handle, task::spawn_blocking};
 /// Clients that are kept for the next who needs one.
 const IDLE: usize = 4;
 
-pub(super) struct Pool {
+pub(crate) struct Pool {
     settings: ClientSettings,
     idle: Mutex<Vec<Client>>,
 }
 
 impl Pool {
-    pub(super) fn new(settings: ClientSettings) -> Self {
+    pub(crate) fn new(settings: ClientSettings) -> Self {
         Self { settings, idle: Mutex::default() }
     }
 
-    pub(super) async fn lease(self: &Arc<Self>) -> kurrentdb::Result<Lease> {
+    pub(crate) async fn lease(self: &Arc<Self>) -> kurrentdb::Result<Lease> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let client = match idle {
             Some(client) => client,
@@ -41,24 +41,24 @@ impl Pool {
 }
 
 /// A client for one who needs one. Goes back to the pool when dropped, unless it failed.
-pub(super) struct Lease {
+pub(crate) struct Lease {
     client: Client,
     pool: Arc<Pool>,
     spoilt: bool,
 }
 
 impl Lease {
-    pub(super) fn client(&self) -> &Client {
+    pub(crate) fn client(&self) -> &Client {
         &self.client
     }
 
     /// Nobody else shall get it.
-    pub(super) fn spoil(&mut self) {
+    pub(crate) fn spoil(&mut self) {
         self.spoilt = true;
     }
 
     /// Looks whether the client itself failed.
-    pub(super) fn look<T>(&mut self, outcome: kurrentdb::Result<T>) -> kurrentdb::Result<T> {
+    pub(crate) fn look<T>(&mut self, outcome: kurrentdb::Result<T>) -> kurrentdb::Result<T> {
         self.spoilt |= match &outcome {
             Ok(_) | Err(Error::ResourceNotFound | Error::ResourceDeleted) => false,
             Err(error) => !super::is_conflict(error),

@@ -8,35 +8,35 @@ use tokio::time::{Instant, sleep};
 use crate::log::LogError;
 
 /// How long an append or a read is tried before the caller hears that the log is away.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Pause after the first failure; each further one doubles it, up to the longest.
 const PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// gRPC codes, as numbers: the client's are of another version of the crate than ours.
-pub(super) mod code {
-    pub(in crate::esdb) const INVALID_ARGUMENT: i32 = 3;
-    pub(in crate::esdb) const NOT_FOUND: i32 = 5;
-    pub(in crate::esdb) const ALREADY_EXISTS: i32 = 6;
-    pub(in crate::esdb) const PERMISSION_DENIED: i32 = 7;
-    pub(in crate::esdb) const FAILED_PRECONDITION: i32 = 9;
-    pub(in crate::esdb) const OUT_OF_RANGE: i32 = 11;
+pub(crate) mod code {
+    pub(crate) const INVALID_ARGUMENT: i32 = 3;
+    pub(crate) const NOT_FOUND: i32 = 5;
+    pub(crate) const ALREADY_EXISTS: i32 = 6;
+    pub(crate) const PERMISSION_DENIED: i32 = 7;
+    pub(crate) const FAILED_PRECONDITION: i32 = 9;
+    pub(crate) const OUT_OF_RANGE: i32 = 11;
 }
 
 /// Failures in a row.
 #[derive(Default)]
-pub(super) struct Trouble {
+pub(crate) struct Trouble {
     since: Option<Instant>,
     failures: u32,
 }
 
 impl Trouble {
-    pub(super) fn is_there(&self) -> bool {
+    pub(crate) fn is_there(&self) -> bool {
         self.since.is_some()
     }
 
     /// Waits before the next try, or says why there should be none.
-    pub(super) async fn wait(
+    pub(crate) async fn wait(
         &mut self,
         error: &Error,
         patience: Option<Duration>,
@@ -58,7 +58,7 @@ impl Trouble {
 }
 
 /// What there is to say if another try would be answered alike.
-pub(super) fn last_word(error: &Error) -> Option<LogError> {
+pub(crate) fn last_word(error: &Error) -> Option<LogError> {
     match error {
         Error::AccessDenied => Some(LogError::Invalid(
             "access denied: what this certificate or this user may do does not include it".into(),
@@ -91,7 +91,7 @@ fn is_untrusted(message: &str) -> bool {
 }
 
 /// Whether the stream was not as expected: a single call's answer, or a session's.
-pub(super) fn is_conflict(error: &Error) -> bool {
+pub(crate) fn is_conflict(error: &Error) -> bool {
     match error {
         Error::WrongExpectedVersion { .. } => true,
         Error::Grpc { code, message } => {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod backends;
+mod conformance;
 mod contract;
 mod crash;
 mod damage;
