@@ -135,7 +135,12 @@ fn of_h2(error: &h2::Error, text: String) -> Status {
 
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     let next = |error: &&'a (dyn Error + 'static)| -> Option<&'a (dyn Error + 'static)> {
-        (*error).source()
+        let error: &'a (dyn Error + 'static) = *error;
+        // What an `io::Error` was made of is not its source, and would be left out.
+        match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(made_of) => Some(made_of),
+            None => error.source(),
+        }
     };
     std::iter::successors(Some(error), next)
 }

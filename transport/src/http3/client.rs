@@ -16,7 +16,7 @@ use h3::{
     client::RequestStream,
     error::{Code, StreamError},
 };
-use http::{Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use std::{
@@ -57,7 +57,8 @@ pub(crate) async fn connect(
     let mut builder = h3::client::builder();
     builder.max_field_section_size(limits::HEADERS.into());
     let built = builder.build(Quic::client(quic.clone())).await;
-    let (mut driver, http) = built.map_err(io::Error::other)?;
+    let refused = |error| refusal(&quic).map_or_else(|| io::Error::other(error), io::Error::other);
+    let (mut driver, http) = built.map_err(refused)?;
     tokio::spawn(async move {
         let ended = poll_fn(|cx| driver.poll_close(cx)).await;
         tracing::debug!(error = %ended, "HTTP/3 connection ended");
@@ -75,6 +76,7 @@ impl Client {
         request: Request<Upload>,
     ) -> Result<Response<Answer>, Failure> {
         let (mut head, body) = request.into_parts();
+        let is_head = head.method == Method::HEAD;
         strip(&mut head.headers);
         let stream = match self.http.send_request(Request::from_parts(head.clone(), ())).await {
             Ok(stream) => stream,
@@ -88,7 +90,9 @@ impl Client {
         };
         let (head, ()) = head.map_err(|error| self.unanswered(&error))?.into_parts();
         let rest = rest.map(|()| AbortOnDrop(tokio::spawn(upload).abort_handle()));
-        let body = Received::new(receive, &head.headers);
+        // The length that it tells is that of what a GET would answer (RFC 9110, section 9.3.2).
+        let body = if is_head { &HeaderMap::new() } else { &head.headers };
+        let body = Received::new(receive, body);
         let body = Answer { body, _upload: rest, _connection: self.http };
         Ok(Response::from_parts(head, body))
     }
@@ -116,18 +120,27 @@ impl Client {
     }
 
     fn explain(&self, error: &StreamError) -> Status {
+        if let Some(refusal) = refusal(&self.quic) {
+            return refusal;
+        }
         match self.quic.close_reason() {
-            Some(quinn::ConnectionError::ConnectionClosed(close)) if is_alert(close.error_code) => {
-                let alert = u64::from(close.error_code) as u8;
-                let alert = rustls::Error::AlertReceived(rustls::AlertDescription::from(alert));
-                Status::unauthenticated(format!("the server refused our certificate: {alert}"))
-            }
             Some(lost) if matches!(error, StreamError::ConnectionError { .. }) => {
                 Status::unavailable(lost.to_string())
             }
             _ => status(error),
         }
     }
+}
+
+/// Why the server ended the handshake, if it did. That comes when our side of it is done already, so any
+/// call may be the one that hears of it.
+fn refusal(quic: &quinn::Connection) -> Option<Status> {
+    let Some(quinn::ConnectionError::ConnectionClosed(close)) = quic.close_reason() else {
+        return None;
+    };
+    let alert = is_alert(close.error_code).then(|| u64::from(close.error_code) as u8)?;
+    let alert = rustls::Error::AlertReceived(rustls::AlertDescription::from(alert));
+    Some(Status::unauthenticated(format!("the server refused our certificate: {alert}")))
 }
 
 /// QUIC carries TLS's alerts in codes from 0x100 (RFC 9001, section 4.8).
