@@ -129,6 +129,8 @@ impl Client {
         body: Option<&impl Serialize>,
     ) -> Result<T, ClientError> {
         let bytes = self.call(method.clone(), path, body).await?;
+        // Gaia's way to say that there are none.
+        let bytes = if bytes.trim_ascii() == b"null" { Bytes::from_static(b"[]") } else { bytes };
         serde_json::from_slice(&bytes).map_err(|error| ClientError::Answer {
             method,
             path: path.to_owned(),

@@ -54,11 +54,6 @@ impl ApiError {
     pub(crate) fn message(&self) -> &str {
         &self.message
     }
-
-    /// The same refusal under another status, where Gaia has its own.
-    pub(crate) fn under(self, status: StatusCode) -> Self {
-        Self { status, ..self }
-    }
 }
 
 impl From<Status> for ApiError {

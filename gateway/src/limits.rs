@@ -23,6 +23,8 @@ pub(crate) const TAGS: usize = 100;
 pub(crate) const JOBS: usize = 400;
 /// Bytes of a build's jobs, as stored.
 pub(crate) const BUILD: usize = 128 << 10;
+/// Bytes of a request for a certificate.
+pub(crate) const CERTIFICATE_REQUEST: usize = 16 << 10;
 /// Bytes of a token.
 pub(crate) const TOKEN: usize = 8 << 10;
 

@@ -98,16 +98,20 @@ pub(crate) async fn deregister(
     params: Params,
     Query(how): Query<How>,
     payload: Payload,
-) -> Result<&'static str, ApiError> {
+) -> Result<(StatusCode, &'static str), ApiError> {
+    // Gaia's status and text, for whatever names no worker.
+    let unknown = (StatusCode::BAD_REQUEST, "worker is not registered");
     let Change { note, force, .. } = Change::read(&payload)?;
     let force = force || is_on(how.force.as_deref());
+    if params.get::<WorkerId>("workerid").is_err() {
+        return Ok(unknown);
+    }
     let request = ChangeWorkerRequest { force, ..request(user, &params, note, 0)? };
-    gate.registry().deregister_worker(request).await.map_err(|refusal| match refusal.code() {
-        // Gaia's status and text.
-        Code::NotFound => ApiError::from(refusal).under(StatusCode::BAD_REQUEST),
-        _ => refusal.into(),
-    })?;
-    Ok("worker has been successfully deregistered")
+    match gate.registry().deregister_worker(request).await {
+        Ok(_) => Ok((StatusCode::OK, "worker has been successfully deregistered")),
+        Err(refusal) if refusal.code() == Code::NotFound => Ok(unknown),
+        Err(refusal) => Err(refusal.into()),
+    }
 }
 
 #[derive(Debug, Deserialize)]

@@ -56,6 +56,8 @@ pub(crate) async fn join(
     payload: Payload,
 ) -> Result<Json<CertifiedJson>, ApiError> {
     let Joining { token, request, name, tags } = payload.json()?;
+    limits::text("token", &token, limits::TOKEN)?;
+    limits::text("request", &request, limits::CERTIFICATE_REQUEST)?;
     limits::text("name", &name, limits::NAME)?;
     limits::tags(&tags)?;
     let request = JoinWorkerRequest { token, request, name, tags, caller: Some(caller) };
@@ -69,6 +71,7 @@ pub(crate) async fn renew(
     payload: Payload,
 ) -> Result<Json<CertifiedJson>, ApiError> {
     let Renewing { request } = payload.json()?;
+    limits::text("request", &request, limits::CERTIFICATE_REQUEST)?;
     let request = RenewCertificateRequest {
         request,
         worker_id: worker.id.to_string(),

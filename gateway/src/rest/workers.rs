@@ -245,8 +245,12 @@ async fn all(gate: &Gate, before: Option<u64>) -> Result<(Vec<Worker>, ListLoads
     Ok((workers.into_inner().workers, loads.into_inner()))
 }
 
-pub(crate) async fn list(State(gate): State<Gate>) -> Result<Json<Vec<WorkerJson>>, ApiError> {
-    Ok(Json(shown(&gate, None).await?))
+/// No workers are `null`, as Gaia says it.
+pub(crate) async fn list(
+    State(gate): State<Gate>,
+) -> Result<Json<Option<Vec<WorkerJson>>>, ApiError> {
+    let workers = shown(&gate, None).await?;
+    Ok(Json((!workers.is_empty()).then_some(workers)))
 }
 
 pub(super) async fn shown(gate: &Gate, before: Option<u64>) -> Result<Vec<WorkerJson>, ApiError> {

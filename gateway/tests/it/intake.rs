@@ -58,6 +58,55 @@ async fn a_registration_is_refused_in_gaias_words() {
 }
 
 #[tokio::test]
+async fn bad_names_and_tags_let_nobody_in() {
+    let house = House::start().await;
+    let secret = house.secret().await;
+    let (long, many) = ("x".repeat(1_000_000), vec!["x"; 10_000]);
+    let token = house.admin.post("worker/token", json!({})).await.expect(200).json();
+    let key = ::identity::Key::generate().unwrap();
+    for (fields, field) in [
+        (json!({ "name": "a/b" }), "name"),
+        (json!({ "name": "..\\x" }), "name"),
+        (json!({ "name": "a\u{1b}[2J" }), "name"),
+        (json!({ "name": "00000000-0000-0000-0000-000000000001" }), "name"),
+        (json!({ "name": long }), "name"),
+        (json!({ "tags": [long] }), "tags"),
+        (json!({ "tags": many }), "tags"),
+        (json!({ "tags": ["a\u{0}b"] }), "tags"),
+        (json!({ "tags": ["-"] }), "tags"),
+    ] {
+        let with = |more: Value| {
+            let mut body = fields.clone();
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            body
+        };
+        let join = with(json!({ "token": token["token"], "request": key.request().unwrap() }));
+        let register = with(json!({ "secret": secret }));
+        for (path, body) in [("worker/join", join), ("worker/register", register)] {
+            let refused = house.anonymous().post(path, body).await.expect(400).text();
+            assert!(refused.contains(&format!("`{field}`")), "{path}: {refused}");
+            assert!(refused.len() < 400, "{path}: {refused}");
+        }
+        let refused = house.admin.post("worker/token", with(json!({ "uses": 1 }))).await;
+        assert!(refused.expect(400).message().contains(&format!("`{field}`")));
+    }
+    let requests = [
+        "",
+        "x",
+        &long,
+        "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n",
+    ];
+    for request in requests {
+        let body = json!({ "token": token["token"], "request": request });
+        let refused = house.anonymous().post("worker/join", body).await;
+        assert!(refused.clone().expect(400).text().len() < 400, "{refused:?}");
+    }
+    assert_eq!(house.admin.get("worker").await.expect(200).json(), Value::Null);
+    let tokens = house.admin.get("worker/token").await.expect(200).json();
+    assert_eq!((tokens.as_array().unwrap().len(), &tokens[0]["used"]), (1, &json!(0)));
+}
+
+#[tokio::test]
 async fn who_is_not_logged_in_is_told_how() {
     let house = House::start().await;
     let login = json!({ "username": "admin", "password": "guess" });

@@ -7,6 +7,7 @@ mod audit;
 mod bulk;
 mod client;
 mod concurrency;
+mod gaia;
 mod history;
 mod house;
 mod identity;

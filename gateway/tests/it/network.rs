@@ -16,14 +16,14 @@ use crate::{
     house::{House, PASSWORD},
 };
 
-struct Site {
+pub(crate) struct Site {
     address: String,
-    ca: String,
-    shutdown: CancellationToken,
+    pub(crate) ca: String,
+    pub(crate) shutdown: CancellationToken,
 }
 
 impl Site {
-    async fn open(house: &House) -> Self {
+    pub(crate) async fn open(house: &House) -> Self {
         ::identity::install_crypto();
         let issued = house.authority.issue_service("gateway", &[], Duration::from_hours(1));
         let credentials = issued.unwrap().credentials;
@@ -34,7 +34,7 @@ impl Site {
         Self { address, ca: house.authority.ca_pem(), shutdown }
     }
 
-    fn channel(&self, tls: rustls::ClientConfig, protocols: Protocols) -> Channel {
+    pub(crate) fn channel(&self, tls: rustls::ClientConfig, protocols: Protocols) -> Channel {
         Channel::remote(&self.address, "gaia-pipeline.io", tls, protocols).unwrap()
     }
 
