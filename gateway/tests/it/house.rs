@@ -32,6 +32,8 @@ pub(crate) struct House {
     pub(crate) admin: Client,
     /// The services themselves, as the gateway calls them.
     pub(crate) deps: Deps,
+    /// Their routers, by the beginning of their paths.
+    pub(crate) services: Vec<(&'static str, Router)>,
     pub(crate) data: TempDir,
 }
 
@@ -65,11 +67,11 @@ impl House {
 
     async fn of(log: Log, data: TempDir, config: Config, registry: svc_registry::Config) -> Self {
         let authority = Authority::open_or_create(&data.path().join("ca")).unwrap();
-        let deps = services(log, &data, &authority, registry).await;
+        let (deps, services) = services(log, &data, &authority, registry).await;
         let router = gateway::router(deps.clone(), config);
         let channel = Channel::local(router.clone(), Peer::Anonymous);
         let admin = Client::new(channel).login("admin", PASSWORD).await;
-        Self { router, authority, admin, deps, data }
+        Self { router, authority, admin, deps, services, data }
     }
 
     pub(crate) fn channel(&self, peer: Peer) -> Channel {
@@ -148,10 +150,14 @@ async fn services(
     data: &TempDir,
     authority: &Authority,
     config: svc_registry::Config,
-) -> Deps {
+) -> (Deps, Vec<(&'static str, Router)>) {
     let clock = Clock::system();
     let master_key = MasterKey::open_or_create(&data.path().join("master.key")).unwrap();
-    let inside = |router| Channel::local(router, Peer::Service("gateway".into()));
+    let mut routers = vec![];
+    let mut inside = |prefix, router: Router| {
+        routers.push((prefix, router.clone()));
+        Channel::local(router, Peer::Service("gateway".into()))
+    };
     let registry = svc_registry::Deps {
         log: log.clone(),
         clock: clock.clone(),
@@ -162,7 +168,7 @@ async fn services(
     let scheduler = svc_scheduler::Deps { log: log.clone(), clock: clock.clone() };
     let scheduler =
         svc_scheduler::start(scheduler, svc_scheduler::Config::default()).await.unwrap();
-    let scheduler = SchedulerClient::new(inside(scheduler.router));
+    let scheduler = SchedulerClient::new(inside("/gaia.scheduler.", scheduler.router));
     let artifacts = svc_artifacts::Deps { log: log.clone(), clock: clock.clone() };
     let config =
         svc_artifacts::Config { data: data.path().join("artifacts"), ..Default::default() };
@@ -187,15 +193,16 @@ async fn services(
     let password = Some(SecretString::from(PASSWORD));
     let config = svc_access::Config { admin_password: password, ..Default::default() };
     let access = svc_access::start(access, config).await.unwrap();
-    Deps {
-        registry: RegistryClient::new(inside(registry.router)),
+    let deps = Deps {
+        registry: RegistryClient::new(inside("/gaia.registry.", registry.router)),
         scheduler,
-        artifacts: ArtifactsClient::new(inside(artifacts.router)),
-        logs: LogsClient::new(inside(logs.router)),
-        pipelines: PipelinesClient::new(inside(pipelines.router)),
-        access: AccessClient::new(inside(access.router)),
+        artifacts: ArtifactsClient::new(inside("/gaia.artifacts.", artifacts.router)),
+        logs: LogsClient::new(inside("/gaia.logs.", logs.router)),
+        pipelines: PipelinesClient::new(inside("/gaia.pipelines.", pipelines.router)),
+        access: AccessClient::new(inside("/gaia.access.", access.router)),
         log,
         witness: None,
         clock,
-    }
+    };
+    (deps, routers)
 }

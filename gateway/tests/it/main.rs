@@ -13,6 +13,7 @@ mod house;
 mod identity;
 mod intake;
 mod logs;
+mod matrix;
 mod network;
 mod operator;
 mod pollers;
