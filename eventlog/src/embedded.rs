@@ -3,7 +3,7 @@
 //! What waits is checked against what is stored, written with one write and one sync, and only then
 //! shown to readers and answered. Readers read the same files by themselves. In reading order:
 //! [`format`] (the bytes), [`segment`] (the files), [`index`] (what is where), [`recover`] (what a
-//! start does), [`inbox`] and [`writer`], [`reader`].
+//! start does), [`inbox`] and [`writer`], [`reader`], [`scavenge`].
 //!
 //! Invariants:
 //! - No reader sees an event that is not durable.
@@ -17,6 +17,7 @@ mod inbox;
 mod index;
 mod reader;
 mod recover;
+pub(crate) mod scavenge;
 mod segment;
 #[cfg(test)]
 mod tests;

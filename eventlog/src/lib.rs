@@ -33,6 +33,7 @@ mod when;
 pub use clock::Clock;
 pub use embedded::{
     OpenError, Options, files,
+    scavenge::{Scavenged, scavenge},
     verify::{Summary, verify},
 };
 pub use event::{Content, Expected, Metadata, NewEvent, Recorded};

@@ -33,10 +33,20 @@ pub(super) struct Segment {
 impl Segment {
     /// Makes the file and syncs it and its folder.
     pub(super) fn create(dir: &Path, header: SegmentHeader) -> io::Result<Self> {
+        Self::write(dir, header, |_| Ok(()))
+    }
+
+    /// Makes the file with what `records` writes into it. It takes the place of one with its name.
+    pub(super) fn write(
+        dir: &Path,
+        header: SegmentHeader,
+        records: impl FnOnce(&File) -> io::Result<()>,
+    ) -> io::Result<Self> {
         let path = dir.join(format!("{:020}.{EXTENSION}", header.first));
         let unfinished = dir.join(UNFINISHED);
         let file = File::create(&unfinished)?;
         file.write_all_at(&header.encode(), 0)?;
+        records(&file)?;
         file.sync_all()?;
         disk::rename(&unfinished, &path)?;
         disk::sync_dir(dir)?;

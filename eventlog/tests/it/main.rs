@@ -9,6 +9,7 @@ mod crash;
 mod damage;
 mod files;
 mod retention;
+mod scavenge;
 mod served;
 mod serving;
 mod streams;
