@@ -3,6 +3,7 @@
 mod crashes;
 mod history;
 mod rot;
+mod scavenges;
 mod sites;
 
 use std::{collections::HashMap, fs, path::PathBuf};
