@@ -145,7 +145,7 @@ const STREAMS: &[(&str, &[&str])] = &[
         "svc-registry",
         &["worker-", "environment-", "registration", "jointoken-", "certificate-", "authority"],
     ),
-    ("svc-scheduler", &["run-"]),
+    ("svc-scheduler", &["run-", "limit-"]),
     ("svc-artifacts", &["artifact-"]),
     ("svc-logs", &["runlog-"]),
     ("svc-pipelines", &["pipeline-"]),
@@ -318,6 +318,7 @@ mod tests {
     #[test]
     fn a_service_appends_to_its_own_streams_alone() {
         assert!(may_append("svc-scheduler", "run-1"));
+        assert!(may_append("svc-scheduler", "limit-pipeline-1"));
         for (service, stream) in [
             ("svc-scheduler", "runlog-1"),
             ("svc-logs", "run-1"),
