@@ -30,8 +30,8 @@ pub(crate) fn stream(event: &Event) -> String {
 
 pub(crate) fn encode(event: &Event) -> Encoded {
     let version = match event {
-        Event::PipelineCreated { .. } => 4,
-        Event::PipelineChanged { .. } => 2,
+        Event::PipelineCreated { .. } => 5,
+        Event::PipelineChanged { .. } => 3,
         _ => 1,
     };
     let (event_type, data) = match event.clone() {
@@ -265,6 +265,7 @@ pub(crate) fn policy_to_proto(policy: Policy) -> common::RunPolicy {
         queue_timeout: policy.queue_timeout,
         run_timeout: policy.run_timeout,
         silence_timeout: policy.silence_timeout,
+        start_timeout: policy.start_timeout,
     }
 }
 
@@ -286,6 +287,7 @@ pub(crate) fn policy_from_proto(policy: common::RunPolicy) -> Result<Policy, Str
         queue_timeout: policy.queue_timeout,
         run_timeout: policy.run_timeout,
         silence_timeout: policy.silence_timeout,
+        start_timeout: policy.start_timeout,
     })
 }
 

@@ -108,7 +108,7 @@ pub(crate) fn encode(event: &Event) -> Encoded {
 /// The newest version of each stored form.
 fn version(event: &Event) -> u32 {
     match event {
-        Event::RunSubmitted { .. } => 4,
+        Event::RunSubmitted { .. } => 5,
         Event::RunRequeued { .. } => 2,
         _ => 1,
     }

@@ -93,8 +93,9 @@ pub enum Command {
     ReleaseDue {
         at: Timestamp,
     },
-    /// Ends what has waited or run for too long.
+    /// Ends what has waited or run for too long, or was not begun.
     ExpireTimeouts {
+        max_attempts: u32,
         at: Timestamp,
     },
     /// Gives queued runs to attached workers, at most one for each token.
@@ -314,7 +315,9 @@ pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> 
             limit::set_limit(state, gate, limit, by, note, at)
         }
         Command::EnforceLimits { at } => Ok(limit::enforce_limits(state, at)),
-        Command::ExpireTimeouts { at } => Ok(retry::expire_timeouts(state, at)),
+        Command::ExpireTimeouts { max_attempts, at } => {
+            Ok(retry::expire_timeouts(state, max_attempts, at))
+        }
         Command::ReleaseDue { at } => Ok(release_due(state, at)),
         Command::AssignRuns { connected, tokens, at } => {
             Ok(assign::assign_runs(state, &connected, tokens, at))

@@ -152,8 +152,9 @@ impl Effects {
             };
             due.take(BATCH).filter_map(lease).collect()
         };
+        let max_attempts = self.config.max_infrastructure_attempts;
         let leases = self.owner.read(look).await?;
-        let events = self.ask(Command::ExpireTimeouts { at }).await?;
+        let events = self.ask(Command::ExpireTimeouts { max_attempts, at }).await?;
         for (worker, run, lease) in leases {
             self.revoke(worker, &[(run, lease)], &events);
         }

@@ -195,6 +195,7 @@ fn policy(policy: &Policy) -> common::RunPolicy {
         queue_timeout: policy.timeouts.queue,
         run_timeout: policy.timeouts.run,
         silence_timeout: policy.timeouts.silence,
+        start_timeout: policy.timeouts.start,
     }
 }
 
@@ -218,6 +219,7 @@ fn read_policy(policy: common::RunPolicy) -> Result<Policy, WireError> {
         infrastructure_retries: policy.infrastructure_retries,
         timeouts: Timeouts {
             queue: policy.queue_timeout,
+            start: policy.start_timeout,
             run: policy.run_timeout,
             silence: policy.silence_timeout,
         },

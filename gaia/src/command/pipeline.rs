@@ -120,6 +120,9 @@ pub struct PolicyArgs {
     /// Seconds to wait for a worker; 0: for ever
     #[arg(long, value_name = "SECONDS")]
     pub queue_timeout: Option<u32>,
+    /// Seconds that a worker which has the run may take to begin it; 0: for ever
+    #[arg(long, value_name = "SECONDS")]
+    pub start_timeout: Option<u32>,
     /// Seconds that an attempt may run; 0: for ever
     #[arg(long, value_name = "SECONDS")]
     pub run_timeout: Option<u32>,
@@ -155,6 +158,7 @@ impl PolicyArgs {
             ("retry_delay", self.retry_delay),
             ("infrastructure_retries", self.infrastructure_retries),
             ("queue_timeout", self.queue_timeout),
+            ("start_timeout", self.start_timeout),
             ("run_timeout", self.run_timeout),
             ("silence_timeout", self.silence_timeout),
         ];

@@ -20,6 +20,7 @@ pub(super) struct Wish {
     retry_delay: Option<u32>,
     infrastructure_retries: Option<u32>,
     queue_timeout: Option<u32>,
+    start_timeout: Option<u32>,
     run_timeout: Option<u32>,
     silence_timeout: Option<u32>,
 }
@@ -54,6 +55,7 @@ impl Wish {
             retry_delay: self.retry_delay.unwrap_or(old.retry_delay),
             infrastructure_retries: self.infrastructure_retries.or(old.infrastructure_retries),
             queue_timeout: self.queue_timeout.unwrap_or(old.queue_timeout),
+            start_timeout: self.start_timeout.unwrap_or(old.start_timeout),
             run_timeout: self.run_timeout.unwrap_or(old.run_timeout),
             silence_timeout: self.silence_timeout.unwrap_or(old.silence_timeout),
         })
@@ -70,6 +72,7 @@ pub(super) struct PolicyJson {
     /// None: as the server is set.
     infrastructure_retries: Option<u32>,
     queue_timeout: u32,
+    start_timeout: u32,
     run_timeout: u32,
     silence_timeout: u32,
 }
@@ -89,6 +92,7 @@ impl From<Option<RunPolicy>> for PolicyJson {
             retry_delay: policy.retry_delay,
             infrastructure_retries: policy.infrastructure_retries,
             queue_timeout: policy.queue_timeout,
+            start_timeout: policy.start_timeout,
             run_timeout: policy.run_timeout,
             silence_timeout: policy.silence_timeout,
         }

@@ -43,10 +43,16 @@ fn policy() -> Policy {
         retry_delay: 30,
         infrastructure_retries: Some(0),
         queue_timeout: 60,
+        start_timeout: 90,
         run_timeout: 70,
         silence_timeout: 80,
         ..first_policy()
     }
+}
+
+/// As it was before it had a start timeout.
+fn second_policy() -> Policy {
+    Policy { start_timeout: 0, ..policy() }
 }
 
 /// As it was before it had retries and timeouts.
@@ -86,8 +92,10 @@ fn events() -> Vec<Event> {
         created(Spec { selector: String::new(), policy: Policy::default(), ..spec.clone() }),
         created(Spec { policy: Policy::default(), ..spec.clone() }),
         created(Spec { policy: first_policy(), ..spec.clone() }),
+        created(Spec { policy: second_policy(), ..spec.clone() }),
         created(spec),
         changed(first_policy()),
+        changed(second_policy()),
         changed(policy()),
         Event::BuildRequested { pipeline, run: run(), at },
         Event::PipelineBuilt { pipeline, run: run(), version: 4, build: build(), at },

@@ -25,6 +25,7 @@ pub struct Policy {
     pub infrastructure_retries: Option<u32>,
     /// 0: none, likewise below.
     pub queue_timeout: u32,
+    pub start_timeout: u32,
     pub run_timeout: u32,
     pub silence_timeout: u32,
 }
@@ -60,6 +61,7 @@ impl Policy {
                 MOST_RETRIES,
             ),
             ("queue_timeout", self.queue_timeout, LONGEST_TIMEOUT),
+            ("start_timeout", self.start_timeout, LONGEST_TIMEOUT),
             ("run_timeout", self.run_timeout, LONGEST_TIMEOUT),
             ("silence_timeout", self.silence_timeout, LONGEST_TIMEOUT),
         ];

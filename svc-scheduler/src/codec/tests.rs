@@ -37,7 +37,7 @@ fn policy() -> Policy {
         retries: 2,
         retry_delay: 30,
         infrastructure_retries: Some(0),
-        timeouts: Timeouts { queue: 60, run: 70, silence: 80 },
+        timeouts: Timeouts { queue: 60, start: 90, run: 70, silence: 80 },
     }
 }
 
@@ -79,6 +79,10 @@ fn every_event() -> Vec<Event> {
         started_by: text("user:a"),
         at,
     };
+    let version_4 = || {
+        let timeouts = Timeouts { start: 0, ..policy().timeouts };
+        RunSpec { policy: Policy { timeouts, ..policy() }, ..spec() }
+    };
     let version_3 = || {
         let Policy { priority, groups, .. } = policy();
         let policy = Policy { priority, groups, ..Policy::default() };
@@ -93,6 +97,7 @@ fn every_event() -> Vec<Event> {
         submitted(RunSpec { selector: Selector::default(), ..version_2() }),
         submitted(version_2()),
         submitted(version_3()),
+        submitted(version_4()),
         submitted(spec()),
         Event::RunDue { run, at },
         Event::LimitChanged {

@@ -34,6 +34,9 @@ pub struct Policy {
 pub struct Timeouts {
     /// To wait for a worker, without the time of a delay.
     pub queue: u32,
+    /// Of an attempt that its worker has, to begin; beside what the server grants a worker to say that
+    /// it has it.
+    pub start: u32,
     /// Of one attempt, from its start.
     pub run: u32,
     /// To print nothing; the worker sees to it.
@@ -79,6 +82,7 @@ impl Policy {
             ("retry_delay", *retry_delay, MAX_RETRY_DELAY),
             ("infrastructure_retries", infrastructure_retries.unwrap_or_default(), MAX_RETRIES),
             ("queue_timeout", timeouts.queue, MAX_TIMEOUT),
+            ("start_timeout", timeouts.start, MAX_TIMEOUT),
             ("run_timeout", timeouts.run, MAX_TIMEOUT),
             ("silence_timeout", timeouts.silence, MAX_TIMEOUT),
         ];

@@ -133,6 +133,7 @@ impl Run {
                 let since = since.unwrap_or(self.submitted_at);
                 (since.max(self.held_back_until), timeouts.queue)
             }
+            RunState::Assigned => (self.attempts.last()?.assigned_at, timeouts.start),
             RunState::Running => (self.attempts.last()?.started_at?, timeouts.run),
             _ => return None,
         };
@@ -140,21 +141,28 @@ impl Run {
     }
 }
 
-/// Ends what has waited or run for too long.
-pub(super) fn expire_timeouts(state: &State, at: Timestamp) -> Vec<Event> {
+/// Ends what has waited or run for too long, or was not begun.
+pub(super) fn expire_timeouts(state: &State, max_attempts: u32, at: Timestamp) -> Vec<Event> {
     let due = state.deadlines().take_while(|(deadline, _)| *deadline <= at).take(BATCH);
-    due.filter_map(|(_, id)| Some(expire(id, state.run(id)?, at))).collect()
+    due.filter_map(|(_, id)| expire(state, id, max_attempts, at)).collect()
 }
 
-fn expire(id: RunId, run: &Run, at: Timestamp) -> Event {
+fn expire(state: &State, id: RunId, max_attempts: u32, at: Timestamp) -> Option<Event> {
+    let run = state.run(id)?;
     let timeouts = run.spec.policy.timeouts;
     if run.state == RunState::Queued {
         let reason = format!("timed out: no worker took the run in {} s", timeouts.queue);
-        return failed(id, run, reason, at);
+        return Some(failed(id, run, reason, at));
+    }
+    if run.state == RunState::Assigned {
+        let worker = state.worker_name(run.current()?.worker);
+        let seconds = timeouts.start;
+        let reason = format!("timed out: worker {worker} did not begin the run in {seconds} s");
+        return end_attempt(state, id, &reason, Loss::Lost, max_attempts, at);
     }
     let reason = format!("timed out: it ran for more than {} s", timeouts.run);
     if let Some(wish) = &run.cancel_requested {
-        return Event::RunCancelled { run: id, reason: format!("{wish}; {reason}"), at };
+        return Some(Event::RunCancelled { run: id, reason: format!("{wish}; {reason}"), at });
     }
-    retry(id, run, &reason, at).unwrap_or_else(|| failed(id, run, reason, at))
+    retry(id, run, &reason, at).or_else(|| Some(failed(id, run, reason, at)))
 }

@@ -134,7 +134,9 @@ impl World {
                 Command::SetLimit { gate, limit, by, note, at }
             }
             Step::Enforce => Command::EnforceLimits { at },
-            Step::ExpireTimeouts => Command::ExpireTimeouts { at: Timestamp(at.0 + 1_000) },
+            Step::ExpireTimeouts => {
+                Command::ExpireTimeouts { max_attempts, at: Timestamp(at.0 + 1_000) }
+            }
             Step::ReleaseDue => Command::ReleaseDue { at },
             Step::Fact(..) => return None,
         })
@@ -144,10 +146,14 @@ impl World {
 fn spec_of(n: u128) -> RunSpec {
     match n {
         1 => RunSpec { tags: vec!["GPU".into()], ..spec() },
-        2 => RunSpec { pinned_worker: "w2".into(), ..spec() },
+        2 => {
+            let timeouts = Timeouts { start: 1, ..Timeouts::default() };
+            let policy = Policy { timeouts, ..Policy::default() };
+            RunSpec { pinned_worker: "w2".into(), policy, ..spec() }
+        }
         3 => build_spec(),
         4 => {
-            let timeouts = Timeouts { queue: 1, run: 1, silence: 0 };
+            let timeouts = Timeouts { queue: 1, run: 1, ..Timeouts::default() };
             let groups = vec!["db".parse().unwrap()];
             let (on_worker_lost, retries) = (OnWorkerLost::Fail, 1);
             let policy = Policy {

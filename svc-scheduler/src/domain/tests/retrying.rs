@@ -146,9 +146,11 @@ fn a_worker_that_cannot_is_asked_less_and_less_often() {
 
 #[test]
 fn each_timeout_ends_a_run_with_its_own_reason() {
-    let timeouts =
-        |queue, run| Policy { timeouts: Timeouts { queue, run, silence: 0 }, ..Policy::default() };
-    let expire = |millis| Command::ExpireTimeouts { at: at(millis) };
+    let timeouts = |queue, run| Policy {
+        timeouts: Timeouts { queue, run, ..Timeouts::default() },
+        ..Policy::default()
+    };
+    let expire = |millis| Command::ExpireTimeouts { max_attempts: 3, at: at(millis) };
     let ended = |attempt, reason: &str, millis| {
         let mut end = finished(1, attempt, Outcome::Failed, reason);
         let Event::RunFinished { at: ended, .. } = &mut end else { unreachable!() };
@@ -170,12 +172,43 @@ fn each_timeout_ends_a_run_with_its_own_reason() {
 }
 
 #[test]
+fn a_run_that_is_not_begun_in_time_moves_and_then_fails_with_a_reason_of_its_own() {
+    let policy = |infrastructure_retries| Policy {
+        timeouts: Timeouts { start: 5, ..Timeouts::default() },
+        infrastructure_retries,
+        ..Policy::default()
+    };
+    let given =
+        |retries| vec![joined(1, 1, &["golang"]), with(policy(retries)), own([assigned(1, 1, 1)])];
+    let assigned_at = {
+        let state = State::replay(&given(None).concat());
+        state.run(run(1)).unwrap().current().unwrap().assigned_at.0
+    };
+    let expire = |at| Command::ExpireTimeouts { max_attempts: 3, at: Timestamp(at) };
+    let due = assigned_at + 5_000;
+    check(given(None), expire(due - 1), Ok(vec![]));
+    let why = "timed out: worker w1 did not begin the run in 5 s";
+    let mut moved = again(1, why, Cause::Infrastructure, None);
+    let Event::RunRequeued { at: when, .. } = &mut moved else { unreachable!() };
+    *when = Timestamp(due);
+    check(given(None), expire(due), Ok(vec![moved]));
+    let reason = format!("given up after 1 attempts; the last one: {why}");
+    let mut failed = finished(1, 1, Outcome::Failed, &reason);
+    let Event::RunFinished { at: when, .. } = &mut failed else { unreachable!() };
+    *when = Timestamp(due);
+    check(given(Some(0)), expire(due), Ok(vec![failed]));
+    // What was begun has other limits.
+    let begun = given(None).into_iter().chain([own([started(1, 1)])]);
+    check(begun, expire(due + 99_000), Ok(vec![]));
+}
+
+#[test]
 fn a_run_that_took_too_long_may_be_tried_again_unless_it_was_to_stop() {
     let policy = || {
         let timeouts = Timeouts { run: 1, ..Timeouts::default() };
         Policy { retries: 1, timeouts, ..Policy::default() }
     };
-    let expire = Command::ExpireTimeouts { at: at(1_200) };
+    let expire = Command::ExpireTimeouts { max_attempts: 3, at: at(1_200) };
     let mut retried =
         again(1, "timed out: it ran for more than 1 s (retry 1 of 1)", Cause::Run, None);
     let Event::RunRequeued { at: when, .. } = &mut retried else { unreachable!() };
@@ -199,6 +232,13 @@ fn a_policy_out_of_range_names_its_field() {
             "queue_timeout",
             Policy {
                 timeouts: Timeouts { queue: u32::MAX, ..Timeouts::default() },
+                ..Policy::default()
+            },
+        ),
+        (
+            "start_timeout",
+            Policy {
+                timeouts: Timeouts { start: MAX_TIMEOUT + 1, ..Timeouts::default() },
                 ..Policy::default()
             },
         ),
