@@ -2,7 +2,8 @@
 //!
 //! A file is under its name only when its digest was checked, and is checked again before each use
 //! (unless it provably did not change since). Parallel runs share one download; a broken one goes on
-//! where it stopped.
+//! where it stopped, also after the agent was killed. A server that sends something else, or more than it
+//! should, is not followed to the end.
 
 use std::{
     collections::HashMap,
@@ -84,6 +85,8 @@ enum Fetch {
     Advanced(String),
     /// Nothing came.
     Failed(String),
+    /// What came cannot be it.
+    Wrong(String),
 }
 
 impl Cache {
@@ -104,7 +107,13 @@ impl Cache {
             self.touch(wanted.digest, &path);
             return Ok(path);
         }
-        self.make_room(wanted.size, &path)
+        if wanted.size > self.limit {
+            return Err(Trouble::Worker(format!(
+                "the pipeline's binary has {} bytes, more than this worker keeps: raise its `cache_limit` of {}",
+                wanted.size, self.limit
+            )));
+        }
+        self.make_room(wanted.size, wanted.digest)
             .map_err(|error| Trouble::io("making room in the cache", error))?;
         self.download(channel, wanted, &path).await?;
         Ok(path)
@@ -159,7 +168,7 @@ impl Cache {
         let part = self.part(wanted.digest);
         let (mut pauses, mut corrupt, mut last_byte) = (Pauses::new(), 0, Instant::now());
         loop {
-            let why = match fetch(channel, wanted, &part).await? {
+            let why = match fetch(channel, wanted, &part, self.limit).await? {
                 Fetch::Done => match digest_of(&part).await {
                     Ok((found, _)) if found == wanted.digest => {
                         let published = self.publish(wanted.digest, &part, path).await;
@@ -167,7 +176,7 @@ impl Cache {
                     }
                     Ok((found, _)) => {
                         corrupt += 1;
-                        fs::remove_file(&part).ok();
+                        remove(&part)?;
                         format!("what came has the digest {found} instead of {}", wanted.digest)
                     }
                     Err(error) => return Err(Trouble::io("reading the binary", error)),
@@ -178,6 +187,11 @@ impl Cache {
                     why
                 }
                 Fetch::Failed(why) => why,
+                Fetch::Wrong(why) => {
+                    corrupt += 1;
+                    remove(&part)?;
+                    why
+                }
             };
             tracing::warn!(digest = %wanted.digest, why, "downloading a binary failed; trying again");
             if corrupt >= CORRUPT || last_byte.elapsed() > GIVE_UP {
@@ -196,9 +210,9 @@ impl Cache {
         Ok(())
     }
 
-    /// Removes the least recently used binaries until there is room. One that runs keeps running:
-    /// its file lives on without a name.
-    fn make_room(&self, size: u64, keep: &Path) -> io::Result<()> {
+    /// Removes the least recently used binaries until there is room, and what was half downloaded and
+    /// nobody goes on with. One that runs keeps running: its file lives on without a name.
+    fn make_room(&self, size: u64, keep: Digest) -> io::Result<()> {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
@@ -208,8 +222,10 @@ impl Cache {
         files.sort();
         let mut total = size + files.iter().map(|(_, size, _)| size).sum::<u64>();
         for (_, size, path) in files {
+            let digest = path.file_stem().and_then(|name| name.to_str()?.parse().ok());
             let is_part = path.extension().is_some();
-            if total > self.limit && path != keep && !is_part {
+            let is_used = digest.is_some_and(|digest| is_part && self.flights.is_taken(digest));
+            if total > self.limit && digest != Some(keep) && !is_used {
                 fs::remove_file(&path)?;
                 total -= size;
             }
@@ -231,7 +247,22 @@ impl Cache {
     }
 }
 
-async fn fetch(channel: &Channel, wanted: Wanted<'_>, part: &Path) -> Result<Fetch, Trouble> {
+fn remove(part: &Path) -> Result<(), Trouble> {
+    match fs::remove_file(part) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Trouble::io("removing a download", error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `most`: bytes of a binary whose size is not known.
+async fn fetch(
+    channel: &Channel,
+    wanted: Wanted<'_>,
+    part: &Path,
+    most: u64,
+) -> Result<Fetch, Trouble> {
     let trouble = |error: io::Error| {
         if error.kind() == io::ErrorKind::StorageFull {
             // Nobody goes on with it here, and others need the room.
@@ -253,19 +284,29 @@ async fn fetch(channel: &Channel, wanted: Wanted<'_>, part: &Path) -> Result<Fet
         Ok(response) => response,
         Err(error) => return Ok(Fetch::Failed(error.to_string())),
     };
-    let file = match response.status() {
-        StatusCode::OK => File::create(part).await,
-        StatusCode::PARTIAL_CONTENT => File::options().append(true).open(part).await,
+    let (file, start) = match response.status() {
+        StatusCode::OK => (File::create(part).await, 0),
+        StatusCode::PARTIAL_CONTENT if !goes_on_at(&response, have) => {
+            return Ok(Fetch::Wrong(format!("what came is not from byte {have} on")));
+        }
+        StatusCode::PARTIAL_CONTENT => (File::options().append(true).open(part).await, have),
         // Ours is as long or longer; its digest will tell.
         StatusCode::RANGE_NOT_SATISFIABLE => return Ok(Fetch::Done),
         _ => return refused(response).await,
     };
-    let fetched = append(response.into_body(), file.map_err(trouble)?).await.map_err(trouble)?;
+    let most = if wanted.size == 0 { most } else { wanted.size };
+    let (body, file) = (response.into_body(), file.map_err(trouble)?);
+    let fetched = append(body, file, most.saturating_sub(start)).await.map_err(trouble)?;
     let short = fs::metadata(part).map_err(trouble)?.len() < wanted.size;
     Ok(match fetched {
         Fetch::Done if short => Fetch::Advanced("the transfer ended too early".into()),
         fetched => fetched,
     })
+}
+
+fn goes_on_at(response: &http::Response<Body>, have: u64) -> bool {
+    let range = response.headers().get(header::CONTENT_RANGE).and_then(|it| it.to_str().ok());
+    range.is_some_and(|range| range.starts_with(&format!("bytes {have}-")))
 }
 
 async fn refused(response: http::Response<Body>) -> Result<Fetch, Trouble> {
@@ -282,14 +323,18 @@ async fn refused(response: http::Response<Body>) -> Result<Fetch, Trouble> {
     }
 }
 
-async fn append(mut body: Body, mut file: File) -> io::Result<Fetch> {
+/// At most `most` bytes: who sends more does not send what is wanted.
+async fn append(mut body: Body, mut file: File, most: u64) -> io::Result<Fetch> {
     let mut count = 0;
     let end = loop {
         match timeout(PATIENCE, body.frame()).await {
             Ok(None) => break Ok(()),
             Ok(Some(Ok(frame))) => {
                 if let Ok(data) = frame.into_data() {
-                    count += data.len();
+                    count += data.len() as u64;
+                    if count > most {
+                        return Ok(Fetch::Wrong(format!("more than the {most} bytes came")));
+                    }
                     file.write_all(&data).await?;
                 }
             }

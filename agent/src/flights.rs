@@ -22,4 +22,10 @@ impl Flights {
         };
         lock.lock_owned().await
     }
+
+    /// Somebody is at it.
+    pub(crate) fn is_taken(&self, digest: Digest) -> bool {
+        let locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.get(&digest).is_some_and(|lock| Arc::strong_count(lock) > 1)
+    }
 }

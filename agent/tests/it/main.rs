@@ -8,7 +8,9 @@
 mod builds;
 mod joining;
 mod logs;
+mod network;
 mod peer;
+mod relay;
 mod runs;
 mod stopping;
 mod worker;
@@ -20,7 +22,10 @@ use gaia_sdk::{Ctx, Job, JobResult};
 const PIPELINE: &str = "AGENT_TEST_PIPELINE";
 
 /// Lines of 1 KiB that are more than all buffers and the smallest spool hold.
-const FLOOD: usize = 12 << 10;
+const FLOOD: usize = 24 << 10;
+
+/// Of a log of 0.3 MiB.
+const LINES: usize = 4000;
 
 /// No test, unless asked to be a pipeline.
 #[test]
@@ -39,6 +44,12 @@ fn pipeline_process() {
             Job::new("Fail", |_| async { Err(std::io::Error::other("no s3cr=et here").into()) }),
             Job::new("Never", |_| async { Ok(()) }).after("fail"),
         ],
+        "murmurs" => vec![Job::new("Murmur", |_| async {
+            for number in 0..LINES {
+                println!("line {number} {}", "x".repeat(60));
+            }
+            Ok(())
+        })],
         "chatters" => vec![Job::new("Chatter", |_| async {
             for number in 0..40_000 {
                 println!("line {number} {}", "x".repeat(60));

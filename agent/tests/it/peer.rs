@@ -70,6 +70,14 @@ pub(crate) struct Seen {
     pub(crate) corrupt_downloads: u32,
     /// How many of the next downloads break off in the middle.
     pub(crate) cut_downloads: u32,
+    /// How many of the next downloads never end.
+    pub(crate) endless_downloads: u32,
+    /// How many of the next downloads go on at another byte than was asked for.
+    pub(crate) shifted_downloads: u32,
+    /// Where the last download began.
+    pub(crate) last_range: usize,
+    /// What the requests for logs came over.
+    pub(crate) log_protocols: Vec<transport::Protocol>,
     orders: Vec<mpsc::Sender<Result<PipelineRun, Status>>>,
 }
 
@@ -169,6 +177,10 @@ impl Peer {
         format!("https://{}", self.address)
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub(crate) fn ca(&self) -> String {
         self.shared.authority.ca_pem()
     }
@@ -204,7 +216,12 @@ impl Peer {
             }
         };
         let found = timeout(DEADLINE, found).await.ok();
-        found.unwrap_or_else(|| panic!("waited in vain for {what}; seen: {:#?}", self.seen()))
+        found.unwrap_or_else(|| {
+            let seen = self.seen();
+            let ends = seen.logs.iter().map(|(log, it)| (log, it.bytes.len(), it.ended));
+            let ends: Vec<_> = ends.collect();
+            panic!("waited in vain for {what}; logs: {ends:?}, reports: {:#?}", seen.reports)
+        })
     }
 
     /// The report that ended the attempt.
@@ -267,20 +284,34 @@ async fn read_artifact(
         let offset = range.map_or(0, |range| {
             range.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap()
         });
+        seen.last_range = offset;
         if seen.corrupt_downloads > 0 {
             seen.corrupt_downloads -= 1;
             bytes[0] ^= 1;
         }
         let status = if range.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
-        let mut rest = bytes.split_off(offset);
+        let mut start = offset;
+        if range.is_some() && seen.shifted_downloads > 0 {
+            seen.shifted_downloads -= 1;
+            start -= 1;
+        }
+        let told = format!("bytes {start}-{}/{}", bytes.len() - 1, bytes.len());
+        let told = [("content-range", told)];
+        let mut rest = bytes.split_off(start);
+        if seen.endless_downloads > 0 {
+            seen.endless_downloads -= 1;
+            let pieces =
+                futures::stream::repeat_with(move || Ok::<_, std::io::Error>(rest.clone()));
+            return (StatusCode::OK, Body::from_stream(pieces)).into_response();
+        }
         if seen.cut_downloads > 0 {
             seen.cut_downloads -= 1;
             rest.truncate(rest.len() / 2);
             let broken = std::io::Error::other("the line broke");
             let pieces = futures::stream::iter([Ok(rest), Err(broken)]);
-            return (status, Body::from_stream(pieces)).into_response();
+            return (status, told, Body::from_stream(pieces)).into_response();
         }
-        (status, rest).into_response()
+        (status, told, rest).into_response()
     })
 }
 
@@ -302,11 +333,13 @@ async fn append_log(
     headers: HeaderMap,
     request: HttpRequest,
 ) -> HttpResponse {
+    let protocol = request.extensions().get::<transport::Connection>().unwrap().protocol;
     let Ok(bytes) = axum::body::to_bytes(request.into_body(), 1 << 20).await else {
         return StatusCode::BAD_REQUEST.into_response();
     };
     let token = headers["x-gaia-lease"].to_str().unwrap().to_owned();
     shared.change(|seen| {
+        seen.log_protocols.push(protocol);
         if seen.stale.contains(&token) {
             return (StatusCode::FORBIDDEN, "the lease is not yours").into_response();
         }

@@ -125,6 +125,77 @@ async fn a_download_is_checked_and_goes_on_where_it_broke_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_sends_too_much_or_another_part_is_asked_again() {
+    let test = Fixture::new().await;
+    let agent = test.agent();
+    test.peer.wait("a session", |seen| seen.sessions.first().cloned()).await;
+    let shifted = test.order("greets");
+    let digest = ids::Digest::try_from(&shifted.sha_sum[..]).unwrap();
+    let half = test.peer.seen().artifacts[&digest.to_string()].clone();
+    let part = test.config.home.join("cache").join(format!("{digest}.part"));
+    std::fs::write(part, &half[..half.len() / 2]).unwrap();
+    test.peer.seen().shifted_downloads = 1;
+    test.peer.order(&shifted).await;
+    assert_eq!(test.peer.ended(&shifted).await.status, "success");
+    assert_eq!(test.peer.seen().downloads, 2);
+
+    let endless = test.order("fails");
+    test.peer.seen().endless_downloads = 1;
+    test.peer.order(&endless).await;
+    assert_eq!(test.peer.ended(&endless).await.status, "failed");
+    assert_eq!(test.peer.seen().downloads, 4);
+    agent.drained().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_larger_than_the_cache_is_not_downloaded() {
+    let mut test = Fixture::new().await;
+    test.config.cache_limit = 1 << 20;
+    let agent = test.agent();
+    // The server does not say how long it is, and does not end.
+    let unknown = PipelineRun { artifact_size: 0, ..test.order("murmurs") };
+    test.peer.seen().endless_downloads = 1000;
+    test.peer.order(&unknown).await;
+    let end = test.peer.ended(&unknown).await;
+    assert_eq!(end.status, "reschedule");
+    assert!(end.reason.contains("more than the 1048576 bytes came"), "{}", end.reason);
+    let large = PipelineRun { artifact_size: 2 << 20, ..test.order("waits") };
+    test.peer.order(&large).await;
+    let end = test.peer.ended(&large).await;
+    assert!(end.reason.contains("raise its `cache_limit`"), "{}", end.reason);
+    agent.drained().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_agent_had_downloaded_is_not_fetched_twice_or_believed() {
+    let test = Fixture::new().await;
+    let agent = test.agent();
+    test.peer.wait("a session", |seen| seen.sessions.first().cloned()).await;
+    let (half, spoilt, harmed) = (test.order("greets"), test.order("fails"), test.order("waits"));
+    let cache = test.config.home.join("cache");
+    let stored = |order: &PipelineRun| {
+        let digest = ids::Digest::try_from(&order.sha_sum[..]).unwrap().to_string();
+        let bytes = test.peer.seen().artifacts[&digest].clone();
+        (cache.join(&digest), cache.join(format!("{digest}.part")), bytes)
+    };
+    // As kill -9 leaves it: a beginning, a beginning that the disk lost, and a harmed binary.
+    let (_, part, bytes) = stored(&half);
+    std::fs::write(part, &bytes[..bytes.len() / 2]).unwrap();
+    let (_, part, bytes) = stored(&spoilt);
+    std::fs::write(part, vec![0; bytes.len() / 2]).unwrap();
+    let (path, _, bytes) = stored(&harmed);
+    std::fs::write(path, vec![0; bytes.len()]).unwrap();
+    for (order, status, downloads) in
+        [(&half, "success", 1), (&spoilt, "failed", 3), (&harmed, "failed", 4)]
+    {
+        test.peer.order(order).await;
+        let end = test.peer.ended(order).await;
+        assert_eq!((&end.status[..], test.peer.seen().downloads), (status, downloads), "{end:?}");
+    }
+    agent.drained().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_work_is_refused_with_a_reason() {
     let test = Fixture::new().await;
     let agent = test.agent();
