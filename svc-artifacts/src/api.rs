@@ -163,7 +163,9 @@ fn refused(error: &BlobError) -> Status {
     };
     match error {
         BlobError::WrongDigest { .. } => Status::invalid_argument(message),
-        BlobError::TooLarge { .. } | BlobError::Full(_) => Status::resource_exhausted(message),
+        BlobError::TooLarge { .. } | BlobError::Quota { .. } | BlobError::Full(_) => {
+            Status::resource_exhausted(message)
+        }
         BlobError::Damaged { .. } => Status::data_loss(message),
         BlobError::Io { .. } => Status::internal(message),
     }

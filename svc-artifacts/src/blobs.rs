@@ -39,6 +39,10 @@ pub(crate) enum BlobError {
         "the artifact has more than {most} bytes, the largest that is taken; raise `max_artifact_bytes` of svc-artifacts to store it"
     )]
     TooLarge { most: u64 },
+    #[error(
+        "the artifacts would have more than {most} bytes together; raise `max_total_bytes` of svc-artifacts to store more"
+    )]
+    Quota { most: u64 },
     #[error("no space is left in {}", .0.display())]
     Full(PathBuf),
     #[error(
@@ -53,6 +57,10 @@ pub(crate) enum BlobError {
 pub(crate) struct Blobs {
     folder: PathBuf,
     most_bytes: u64,
+    /// For all together.
+    quota: u64,
+    /// Of all that are stored or on their way, bytes.
+    taken: AtomicU64,
     next: AtomicU64,
 }
 
@@ -68,7 +76,16 @@ impl Blobs {
         }
         fs::create_dir_all(folder.join("sha256")).map_err(error)?;
         sync_folder(&folder).map_err(error)?;
-        Ok(Self { folder, most_bytes: config.max_artifact_bytes, next: AtomicU64::new(0) })
+        let (most_bytes, quota) = (config.max_artifact_bytes, config.max_total_bytes);
+        let (taken, next) = (AtomicU64::new(0), AtomicU64::new(0));
+        Ok(Self { folder, most_bytes, quota, taken, next })
+    }
+
+    /// Counts so many more bytes; `false`: that would be too much, and nothing was counted.
+    pub(crate) fn take(&self, bytes: u64) -> bool {
+        let most = if self.quota == 0 { u64::MAX } else { self.quota };
+        let more = |taken: u64| taken.checked_add(bytes).filter(|taken| *taken <= most);
+        self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
     fn path(&self, digest: Digest) -> PathBuf {
@@ -98,13 +115,14 @@ impl Blobs {
     pub(crate) async fn receive(self: &Arc<Self>) -> Result<Incoming, BlobError> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let path = Unnamed(self.folder.join("incoming").join(number.to_string()));
+        let share = Share { blobs: Arc::clone(self), bytes: 0 };
         let created = blocking(move || {
             let file = File::create_new(&path.0)?;
             Ok((path, file))
         });
         let (path, file) = created.await.map_err(|error| self.error(error))?;
         let writing = Writing { path, file, hash: Sha256::new(), size: 0 };
-        Ok(Incoming { blobs: Arc::clone(self), writing })
+        Ok(Incoming { share, writing })
     }
 
     pub(crate) fn error(&self, error: io::Error) -> BlobError {
@@ -120,8 +138,21 @@ impl Blobs {
 /// A blob on its way; gone when this is dropped before it was kept.
 #[derive(Debug)]
 pub(crate) struct Incoming {
-    blobs: Arc<Blobs>,
+    share: Share,
     writing: Writing,
+}
+
+/// What a blob on its way takes of the quota; given back when this is dropped.
+#[derive(Debug)]
+struct Share {
+    blobs: Arc<Blobs>,
+    bytes: u64,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.blobs.taken.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -134,25 +165,32 @@ struct Writing {
 
 impl Incoming {
     pub(crate) async fn write(self, data: Bytes) -> Result<Self, BlobError> {
-        let Self { blobs, mut writing } = self;
-        writing.size += data.len() as u64;
+        let Self { mut share, mut writing } = self;
+        let blobs = Arc::clone(&share.blobs);
+        let length = data.len() as u64;
+        writing.size += length;
         if writing.size > blobs.most_bytes {
             return Err(BlobError::TooLarge { most: blobs.most_bytes });
         }
+        if !blobs.take(length) {
+            return Err(BlobError::Quota { most: blobs.quota });
+        }
+        share.bytes += length;
         let written = blocking(move || {
             writing.hash.update(&data);
             writing.file.write_all(&data)?;
             Ok(writing)
         });
         match written.await {
-            Ok(writing) => Ok(Self { blobs, writing }),
+            Ok(writing) => Ok(Self { share, writing }),
             Err(error) => Err(blobs.error(error)),
         }
     }
 
     /// Gives the blob its name, once it is on disk and if it is what it should be. Answers its size.
     pub(crate) async fn keep(self, expected: Digest) -> Result<u64, BlobError> {
-        let Self { blobs, writing } = self;
+        let Self { mut share, writing } = self;
+        let blobs = Arc::clone(&share.blobs);
         let Writing { path, file, hash, size } = writing;
         let found = Digest::from_bytes(hash.finalize().into());
         if found != expected {
@@ -163,10 +201,15 @@ impl Incoming {
             file.sync_all()?;
             let folder = target.parent().expect("a blob is in a folder");
             make_folder(folder)?;
+            // One that is there, whole or harmed, is counted already.
+            let is_new = !target.exists();
             fs::rename(&path.0, &target)?;
-            sync_folder(folder)
+            sync_folder(folder)?;
+            Ok(is_new)
         });
-        kept.await.map_err(|error| blobs.error(error))?;
+        if kept.await.map_err(|error| blobs.error(error))? {
+            share.bytes = 0;
+        }
         Ok(size)
     }
 }

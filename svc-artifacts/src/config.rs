@@ -13,10 +13,12 @@ pub struct Config {
     pub data: PathBuf,
     /// Largest blob, in bytes.
     pub max_artifact_bytes: u64,
+    /// Bytes of all blobs together, those on their way included; 0: as much as the disk takes.
+    pub max_total_bytes: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { data: "artifacts".into(), max_artifact_bytes: 4 << 30 }
+        Self { data: "artifacts".into(), max_artifact_bytes: 4 << 30, max_total_bytes: 0 }
     }
 }

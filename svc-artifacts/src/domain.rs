@@ -55,6 +55,11 @@ impl Fold for State {
 
 impl State {
     #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        self.artifacts.values().map(|artifact| artifact.size).sum()
+    }
+
+    #[must_use]
     pub fn artifact(&self, digest: Digest) -> Option<Artifact> {
         self.artifacts.get(&digest).copied()
     }

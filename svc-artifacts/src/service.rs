@@ -58,6 +58,8 @@ pub enum StartError {
 pub async fn start(deps: Deps, config: Config) -> Result<Service, StartError> {
     let blobs = Arc::new(Blobs::open(&config)?);
     let (owner, task) = Artifacts::start(deps.log, RULES).await?;
+    let known = owner.read(State::total_bytes).await;
+    blobs.take(known.expect("a task that started just now runs"));
     let api = Api { owner, blobs, clock: deps.clock };
     let server = ArtifactsServer::new(api).max_decoding_message_size(LARGEST_MESSAGE);
     let router = tonic::service::Routes::new(server).into_axum_router();

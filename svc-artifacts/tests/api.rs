@@ -150,11 +150,31 @@ async fn a_damaged_blob_is_told_and_can_be_stored_again() {
 #[tokio::test]
 async fn a_blob_has_a_largest_size() {
     let house = House::new();
-    let mut life = house.start_with(10).await;
+    let mut life = house.start_with(Config { max_artifact_bytes: 10, ..Config::default() }).await;
     assert_eq!(life.put(b"0123456789").await.unwrap().size, 10);
     let refused = life.put(b"0123456789!").await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);
     assert!(refused.message().contains("max_artifact_bytes"), "{refused}");
+}
+
+#[tokio::test]
+async fn all_blobs_together_have_a_largest_size() {
+    let house = House::new();
+    let config = Config { max_total_bytes: 20, ..Config::default() };
+    let mut life = house.start_with(config.clone()).await;
+    life.put(b"0123456789").await.unwrap();
+    for _ in 0..2 {
+        // What was refused, and what is known already, takes no room.
+        let refused = life.put(b"0123456789!").await.unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        assert!(refused.message().contains("max_total_bytes"), "{refused}");
+        life.put(b"0123456789").await.unwrap();
+    }
+    life.put(b"98765").await.unwrap();
+    life.stop().await;
+    let mut life = house.start_with(config).await;
+    life.put(b"43210!").await.unwrap_err();
+    life.put(b"43210").await.unwrap();
 }
 
 #[tokio::test]
@@ -212,11 +232,11 @@ impl House {
     }
 
     async fn start(&self) -> Life {
-        self.start_with(Config::default().max_artifact_bytes).await
+        self.start_with(Config::default()).await
     }
 
-    async fn start_with(&self, max_artifact_bytes: u64) -> Life {
-        let config = Config { data: self.folder.path().into(), max_artifact_bytes };
+    async fn start_with(&self, config: Config) -> Life {
+        let config = Config { data: self.folder.path().into(), ..config };
         let deps = Deps { log: self.log.clone(), clock: clock() };
         let service = svc_artifacts::start(deps, config).await.unwrap();
         let gateway = Peer::Service("gateway".into());
