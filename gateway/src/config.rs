@@ -23,7 +23,7 @@ impl Default for Config {
         Self {
             keep_alive_seconds: 5,
             max_body_bytes: 32 << 20,
-            late_log_hours: 24,
+            late_log_hours: 7 * 24,
             max_json_log_bytes: 16 << 20,
         }
     }

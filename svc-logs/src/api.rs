@@ -174,8 +174,11 @@ fn invalid(field: &str, error: &ids::ParseIdError) -> Status {
 fn refused(refusal: &Refusal) -> Status {
     let message = chain(refusal);
     match refusal {
-        Refusal::Sealed { .. } | Refusal::Differs { .. } => Status::failed_precondition(message),
-        Refusal::TooLong { .. } | Refusal::Full { .. } => Status::resource_exhausted(message),
+        // Waiting does not help.
+        Refusal::Sealed { .. } | Refusal::Differs { .. } | Refusal::TooLong { .. } => {
+            Status::failed_precondition(message)
+        }
+        Refusal::Full { .. } => Status::resource_exhausted(message),
         Refusal::Io { .. } => Status::internal(message),
         Refusal::Closed(_) => Status::unavailable(message),
     }
