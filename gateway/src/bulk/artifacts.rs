@@ -29,6 +29,10 @@ pub(crate) async fn read(
 ) -> Result<Response, ApiError> {
     let artifact = readable(&gate, &run, &params).await?;
     let size = artifact.size;
+    let description = describe(&artifact)?;
+    if is_known(&headers, &description) {
+        return Ok((StatusCode::NOT_MODIFIED, description).into_response());
+    }
     let wanted = headers.get(header::RANGE).and_then(|range| range.to_str().ok());
     let (status, offset, length) = match range::wanted(wanted, size) {
         range::Wanted::All => (StatusCode::OK, 0, size),
@@ -44,7 +48,7 @@ pub(crate) async fn read(
             Body::from_stream(pieces.map_ok(|piece| piece.data))
         }
     };
-    let mut response = (status, describe(&artifact)?, body).into_response();
+    let mut response = (status, description, body).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_LENGTH, length.into());
     if status == StatusCode::PARTIAL_CONTENT {
@@ -124,6 +128,16 @@ async fn readable(gate: &Gate, run: &Run, params: &Params) -> Result<Artifact, A
 
 fn is_of(run: &Run, digest: Digest) -> bool {
     run.spec.as_ref().is_some_and(|spec| spec.artifact[..] == digest.as_bytes()[..])
+}
+
+/// The client has it (RFC 9110, section 13.1.2): a blob never changes.
+fn is_known(headers: &HeaderMap, description: &Description) -> bool {
+    let [_, _, (_, tag)] = description;
+    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|it| it.to_str().ok());
+    known
+        .flat_map(|list| list.split(','))
+        .map(str::trim)
+        .any(|known| known == "*" || known.strip_prefix("W/").unwrap_or(known) == tag)
 }
 
 type Description = [(header::HeaderName, String); 3];

@@ -39,7 +39,8 @@ async fn a_binary_is_read_in_parts() {
     let whole = agent.binary(&order).await.expect(200);
     assert_eq!(whole.body, "0123456789");
     assert_eq!((whole.header("content-length"), whole.header("accept-ranges")), ("10", "bytes"));
-    assert_eq!(whole.header("etag"), format!("\"{}\"", Digest::of(b"0123456789")));
+    let tag = format!("\"{}\"", Digest::of(b"0123456789"));
+    assert_eq!(whole.header("etag"), tag);
     let part = get("bytes=4-").await.expect(206);
     assert_eq!((&part.body[..], part.header("content-range")), (&b"456789"[..], "bytes 4-9/10"));
     assert_eq!(get("bytes=2-3").await.expect(206).body, "23");
@@ -47,6 +48,17 @@ async fn a_binary_is_read_in_parts() {
     let beyond = get("bytes=10-").await.expect(416);
     assert_eq!(beyond.header("content-range"), "bytes */10");
     assert!(beyond.message().contains("10 bytes"), "{}", beyond.message());
+    let absurd = "bytes=18446744073709551615-18446744073709551615";
+    get(absurd).await.expect(416);
+    for ignored in ["bytes=5-2", "bytes=-1-2", "bytes=0-1,4-5,0-9", "bytes=1e3-", "lines=1-2"] {
+        assert_eq!(get(ignored).await.expect(200).body, "0123456789", "{ignored}");
+    }
+    for (known, code) in
+        [(format!("\"x\", {tag}"), 304), (format!("W/{tag}"), 304), ("\"x\"".into(), 200)]
+    {
+        let headers = [("if-none-match", &known[..])];
+        agent.bulk(Method::GET, &path, &order, &headers, "").await.expect(code);
+    }
     let head = agent.bulk(Method::HEAD, &path, &order, &[], "").await.expect(200);
     assert_eq!((head.body.len(), head.header("content-length")), (0, "10"));
 }
