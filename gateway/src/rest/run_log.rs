@@ -1,4 +1,6 @@
-//! What a run prints: as Gaia's JSON, as plain text, or live.
+//! What a run prints: as Gaia's JSON, as plain text, or live; and the lines of it that hold a text.
+
+mod search;
 
 use axum::{
     Json,
@@ -17,10 +19,12 @@ use proto::{
     scheduler::v1::{Attempt, GetRunRequest, Run},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
+
+use search::{MOST, Search};
 
 use super::{Params, Query, is_on, keep_alive, run_json, runs, wants_events};
 use crate::{
@@ -36,6 +40,7 @@ const WAITING_EVENTS: usize = 16;
 pub(crate) struct Wanted {
     raw: Option<String>,
     follow: Option<String>,
+    search: Option<String>,
     /// 0 or absent: the newest.
     #[serde(default)]
     attempt: u32,
@@ -68,6 +73,9 @@ pub(crate) async fn show(
             .map_or(Ok(place), |id| Place::parse(id.to_str().unwrap_or_default()))?;
         return Ok(Sse::new(follow(gate, run, place)).keep_alive(keep_alive()).into_response());
     }
+    if let Some(text) = wanted.search {
+        return Ok(Json(find(&gate, &run, wanted.attempt, &text).await?).into_response());
+    }
     let pieces = read(&gate, &run, place).await?;
     if is_on(wanted.raw.as_deref()) {
         let headers = [
@@ -77,6 +85,29 @@ pub(crate) async fn show(
         return Ok((headers, Body::from_stream(pieces.map_ok(|piece| piece.data))).into_response());
     }
     Ok(Json(whole(&gate, &run, pieces).await?).into_response())
+}
+
+/// The lines of the log as it is now that hold the text.
+async fn find(gate: &Gate, run: &Run, attempt: u32, text: &str) -> Result<Value, ApiError> {
+    limits::text("search", text, limits::NAME)?;
+    if text.is_empty() || text.contains('\n') {
+        return Err(ApiError::bad_request(
+            "`search`: is looked for in each line: give a text without a line break",
+        ));
+    }
+    let mut pieces = read(gate, run, Place { attempt, offset: 0 }).await?;
+    let (mut search, mut attempt) = (Search::new(text), attempt);
+    while let Some(piece) = pieces.try_next().await? {
+        attempt = piece.attempt;
+        search.push(&piece.data);
+        if search.is_full() {
+            break;
+        }
+    }
+    search.finish();
+    let truncated = search.is_full();
+    search.matches.truncate(MOST);
+    Ok(json!({ "attempt": attempt, "matches": search.matches, "truncated": truncated }))
 }
 
 /// The log as it is now; without pieces if there is none yet.

@@ -54,6 +54,31 @@ async fn a_log_is_followed_through_a_retry_and_taken_up_where_it_was_left() {
 }
 
 #[tokio::test]
+async fn the_lines_of_a_log_that_hold_a_text_are_found() {
+    let house = House::start().await;
+    let mut agent = house.agent("ada").await;
+    let id = house.pipeline("Search", &mut agent, vec![job(1, "go", &[], vec![])]).await;
+    let run = house.run(id, json!([])).await;
+    let path = format!("run/{}/log", run["uniqueid"].as_str().unwrap());
+    let order = agent.order().await;
+    agent.report(&order, "running").await;
+    agent.log(&order, "?offset=0", "one error\ntwo\nan err").await.expect(200);
+    agent.log(&order, "?offset=20", "or & more").await.expect(200);
+    let found = house.admin.get(&format!("{path}?search=error")).await.expect(200).json();
+    let matches = json!([
+        { "line": 1, "offset": 0, "text": "one error" },
+        { "line": 3, "offset": 14, "text": "an error & more" },
+    ]);
+    assert_eq!(found, json!({ "attempt": 1, "matches": matches, "truncated": false }));
+    let none = house.admin.get(&format!("{path}?search=three")).await.expect(200).json();
+    assert_eq!(none["matches"], json!([]));
+    for bad in ["", "%0A", &"x".repeat(201)] {
+        let refused = house.admin.get(&format!("{path}?search={bad}")).await.expect(400);
+        assert!(refused.message().contains("`search`"), "{}", refused.message());
+    }
+}
+
+#[tokio::test]
 async fn an_attempt_that_printed_nothing_is_announced_once() {
     let house = House::start().await;
     let mut agent = house.agent("ada").await;
