@@ -15,14 +15,16 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use aho_corasick::{AhoCorasick, MatchKind};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 
 use forms::forms;
 
 const MASK: &[u8] = b"***";
 /// Of each form the search looks for so many bytes at its beginning, so that long secrets (keys) make
 /// no large automaton; whether the rest is there too is looked at where they are found.
-const BEGINNING: usize = 8;
+const BEGINNING: usize = 6;
+/// With more beginnings the fast automaton would take too much memory: 20 MiB and more.
+const MOST_FAST: usize = 10_000;
 
 /// What must not be seen, prepared for searching. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -60,7 +62,10 @@ impl Secrets {
             forms.iter().map(|form| &form[..form.len().min(BEGINNING)]).collect();
         let search = (!beginnings.is_empty()).then(|| {
             let mut builder = AhoCorasick::builder();
-            builder.match_kind(MatchKind::LeftmostFirst);
+            let is_fast = beginnings.len() <= MOST_FAST;
+            builder
+                .match_kind(MatchKind::LeftmostFirst)
+                .kind(is_fast.then_some(AhoCorasickKind::DFA));
             builder.build(beginnings).expect("a few short patterns make a small automaton")
         });
         let longest = forms.iter().map(Vec::len).max().unwrap_or(0);
