@@ -58,6 +58,13 @@ impl fmt::Debug for Client {
     }
 }
 
+/// In what form an answer is wanted, and after which event.
+#[derive(Clone, Copy, Debug)]
+struct Wish<'a> {
+    accept: &'static str,
+    last: &'a str,
+}
+
 #[derive(Debug, Deserialize)]
 struct Refusal {
     message: String,
@@ -112,7 +119,9 @@ impl Client {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<Bytes, ClientError> {
-        let response = self.request(&method, path, body, "application/json").await?;
+        let response = self
+            .request(&method, path, body, Wish { accept: "application/json", last: "" })
+            .await?;
         let limited = http_body_util::Limited::new(response.into_body(), LARGEST_ANSWER);
         let collected = limited.collect().await.map_err(|error| ClientError::Answer {
             method,
@@ -146,8 +155,21 @@ impl Client {
         impl Stream<Item = Result<sse::Event, ClientError>> + Send + Unpin + use<>,
         ClientError,
     > {
+        self.follow_from(path, "").await
+    }
+
+    /// Follows a stream from what comes after the event with this id; empty: from its beginning.
+    pub async fn follow_from(
+        &self,
+        path: &str,
+        last: &str,
+    ) -> Result<
+        impl Stream<Item = Result<sse::Event, ClientError>> + Send + Unpin + use<>,
+        ClientError,
+    > {
         let path = path.to_owned();
-        let response = self.request(&Method::GET, &path, None::<&()>, "text/event-stream").await?;
+        let wish = Wish { accept: "text/event-stream", last };
+        let response = self.request(&Method::GET, &path, None::<&()>, wish).await?;
         let body = response.into_body().into_data_stream();
         let start = (body, sse::Parser::default());
         let events = stream::unfold(start, move |(mut body, mut parser)| {
@@ -175,13 +197,16 @@ impl Client {
         method: &Method,
         path: &str,
         body: Option<&impl Serialize>,
-        accept: &str,
+        wish: Wish<'_>,
     ) -> Result<Response<Body>, ClientError> {
         let mut request = Request::builder()
             .method(method.clone())
             .uri(path)
-            .header(header::ACCEPT, accept)
+            .header(header::ACCEPT, wish.accept)
             .header(header::USER_AGENT, concat!("gaia/", env!("CARGO_PKG_VERSION")));
+        if !wish.last.is_empty() {
+            request = request.header("last-event-id", wish.last);
+        }
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }

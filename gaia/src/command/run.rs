@@ -1,12 +1,17 @@
 //! `gaia run`: what is running, what ran, and what it printed.
 
+mod follow;
+
 use std::io::Write;
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use futures::StreamExt;
 use http::Method;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+pub use follow::follow_log;
 
 use super::{find_pipeline, segment};
 use crate::{
@@ -39,9 +44,12 @@ pub enum RunCommand {
     Logs {
         /// Unique id, or PIPELINE/NUMBER
         run: String,
-        /// Go on until the run ends
+        /// Go on until the run ends, through restarts of the server
         #[arg(long, short)]
         follow: bool,
+        /// Only the lines that hold this text, each after its number
+        #[arg(long, conflicts_with = "follow")]
+        search: Option<String>,
     },
     /// Stop a run
     Cancel {
@@ -82,7 +90,11 @@ pub async fn run(command: RunCommand, client: &Client, output: Output) -> Result
             let run = find(client, &run).await?;
             output.show(&run, details)?;
         }
-        RunCommand::Logs { run, follow } => {
+        RunCommand::Logs { run, search: Some(text), .. } => {
+            let run = find(client, &run).await?;
+            search(client, &run.uniqueid, &text, output).await?;
+        }
+        RunCommand::Logs { run, follow, search: None } => {
             let run = find(client, &run).await?;
             logs(client, &run.uniqueid, follow).await?;
         }
@@ -162,31 +174,42 @@ pub async fn logs(client: &Client, run: &str, follow: bool) -> Result<()> {
     .await
 }
 
-/// Calls `show` for every piece of the log until the run is over.
-pub async fn follow_log(
-    client: &Client,
-    run: &str,
-    mut show: impl FnMut(&str) -> Result<()>,
-) -> Result<()> {
-    let path = format!("/api/v1/run/{}/log?follow=1", segment(run));
-    let mut events = client.follow(&path).await?;
-    while let Some(event) = events.next().await {
-        let event = event?;
-        match event.name.as_str() {
-            "log" => {
-                let text: String =
-                    serde_json::from_str(&event.data).context("read a piece of the log")?;
-                show(&text)?;
-            }
-            "attempt" if event.data != "1" => {
-                show(&format!("--- attempt {} ---\n", event.data))?;
-            }
-            "end" => return Ok(()),
-            "error" => bail!("the server cannot go on with the log: {}", event.data),
-            _ => {}
+async fn search(client: &Client, run: &str, text: &str, output: Output) -> Result<()> {
+    let path = format!("/api/v1/run/{}/log?search={}", segment(run), segment(text));
+    let found: Found = client.get(&path).await?;
+    output.show(&found, |found| {
+        let mut lines: Vec<String> = found
+            .matches
+            .iter()
+            // What a log holds must not steer the terminal here.
+            .map(|it| {
+                format!(
+                    "{}: {}",
+                    it.line,
+                    it.text.replace(|it: char| it.is_control() && it != '\t', "\u{fffd}")
+                )
+            })
+            .collect();
+        if found.truncated {
+            lines.push("There are more; search for a longer text.".into());
         }
-    }
-    bail!("the server ended the stream before the run was over; follow it again")
+        lines.join("\n")
+    })?;
+    Ok(())
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct Found {
+    attempt: u32,
+    matches: Vec<Match>,
+    truncated: bool,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct Match {
+    line: u64,
+    offset: u64,
+    text: String,
 }
 
 /// Follows a run to its end: its log while it runs, then how it ended.
