@@ -22,9 +22,9 @@ use crate::{
     },
     demo::{self, DemoArgs},
     dev::{self, DevArgs},
+    log::{self, LogCommand},
     output::Output,
     profile::ServerArgs,
-    served_log::{self, ConformanceArgs, ServeArgs, UserArgs},
     server::{self, ServerConfig},
 };
 
@@ -132,21 +132,6 @@ enum Protocols {
 }
 
 #[derive(Subcommand, Debug)]
-enum LogCommand {
-    /// Serve a log to separate services and to clients of EventStoreDB
-    Serve(ServeArgs),
-    /// Print a user's line for `gaia log serve --users`; the password comes by the standard input
-    User(UserArgs),
-    /// Check what the services rely on against a cluster of EventStoreDB, or any server of its protocol
-    Conformance(ConformanceArgs),
-    /// Check every record and the hash chain of a log that no server uses
-    Verify {
-        /// Folder with the log
-        data: PathBuf,
-    },
-}
-
-#[derive(Subcommand, Debug)]
 enum CertCommand {
     /// List the certificates that have not expired
     Ls,
@@ -228,7 +213,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         }
         Command::Events(command) => events::events(command, &server.client()?, output).await,
         Command::Audit(command) => audit::audit(command, &server, output).await,
-        Command::Log(command) => return log(command, output).await,
+        Command::Log(command) => return log::log(command, output).await,
         Command::Cert(command) => cert(command, &server, output).await,
     };
     done.map(|()| 0)
@@ -259,24 +244,6 @@ async fn run_agent(args: AgentArgs, server: &ServerArgs) -> Result<()> {
 /// The agent reads the file itself, and only when it joins.
 fn ca_certificate(server: &ServerArgs) -> String {
     server.ca_cert.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
-}
-
-/// The answer is the exit code.
-async fn log(command: LogCommand, output: Output) -> Result<u8> {
-    let done = match command {
-        LogCommand::Serve(args) => served_log::serve(args, host::shutdown()?).await,
-        LogCommand::User(args) => served_log::user(args),
-        LogCommand::Conformance(args) => return served_log::conformance(args, output).await,
-        LogCommand::Verify { data } => {
-            let summary = eventlog::verify(&data)?;
-            let answer =
-                serde_json::json!({ "events": summary.events, "head": summary.head.to_string() });
-            output.show(&answer, |_| {
-                format!("{} events, every record and the chain hold.", summary.events)
-            })
-        }
-    };
-    done.map(|()| 0)
 }
 
 async fn cert(command: CertCommand, server: &ServerArgs, output: Output) -> Result<()> {

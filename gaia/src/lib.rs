@@ -12,6 +12,7 @@ pub mod client;
 pub mod command;
 mod demo;
 mod dev;
+mod log;
 mod output;
 pub mod processes;
 mod profile;
