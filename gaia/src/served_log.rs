@@ -1,6 +1,6 @@
 //! `gaia log serve`, `gaia log user`, `gaia log conformance`: the log behind the EventStoreDB protocol.
 
-use std::{io::Read as _, net::SocketAddr, path::PathBuf};
+use std::{io::Read as _, net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
@@ -18,6 +18,9 @@ use transport::Server;
 
 use crate::output::{Output, table};
 
+/// How often a certificate that nobody renews is looked for.
+const LOOK: Duration = Duration::from_mins(1);
+
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ServeArgs {
     /// Address and port to listen on
@@ -29,7 +32,8 @@ pub(crate) struct ServeArgs {
     /// Folder with cert.pem, key.pem and caCert.pem
     #[arg(long, value_name = "DIR")]
     identity: PathBuf,
-    /// Address of svc-registry, which renews the certificate and says whom to believe
+    /// Address of svc-registry, which renews the certificate and says whom to believe; without it, the
+    /// certificate is taken from its folder again whenever it changes there
     #[arg(long, value_name = "URL")]
     registry: Option<String>,
     /// File of those who may use the log without a service's certificate: lines of `gaia log user`
@@ -78,11 +82,42 @@ pub(crate) async fn serve(args: ServeArgs, shutdown: CancellationToken) -> Resul
         let registry = RegistryClient::new(channel);
         let renewal = Renewal { registry, live, place: args.identity, channels };
         host::trust::keep(&mut background, renewal, server.watchlist());
+    } else {
+        background.spawn(follow(live, args.identity, LOOK));
     }
     println!("the log is ready at esdb://{}", server.local_addr());
     let router = server::router(log, Access::new(users), shutdown.clone());
     server.acknowledge_at_once().serve(router, shutdown).await;
     Ok(())
+}
+
+/// Takes the certificate from its folder again whenever it has changed there, for ever.
+async fn follow(live: Live, place: PathBuf, every: Duration) {
+    let mut warned = false;
+    loop {
+        tokio::time::sleep(every).await;
+        let known = live.credentials();
+        match Credentials::load(&place) {
+            Ok(new) if new.certificate == known.certificate => {}
+            Ok(new) => match live.replace(new) {
+                Ok(()) => tracing::info!("the log's server shows its new certificate"),
+                Err(error) => tracing::error!(%error, "the new certificate cannot be used"),
+            },
+            Err(error) => tracing::error!(%error, "the certificate cannot be read again"),
+        }
+        let now = Clock::system().now();
+        let validity = live.credentials().validity();
+        let is_due = validity.as_ref().is_ok_and(|validity| validity.renew_at(u8::MAX) <= now);
+        if let (Ok(validity), true, false) = (validity, is_due, warned) {
+            let left = validity.until.since(now).as_secs() / 3_600;
+            tracing::warn!(
+                "the certificate in {} ends in {left} hours: make another with `gaia cert service`, \
+                 it is taken without a restart",
+                place.display()
+            );
+        }
+        warned = is_due;
+    }
 }
 
 /// Prints the line of a new user, whose password is read from the standard input.
@@ -139,5 +174,33 @@ fn result(outcome: &Outcome) -> &'static str {
         Outcome::Holds => "holds",
         Outcome::Fails => "fails",
         Outcome::NotChecked => "not checked",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_new_certificate_is_taken_from_its_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        identity::install_crypto();
+        let authority = identity::Authority::open_or_create(&dir.path().join("ca")).unwrap();
+        let place = dir.path().join("log");
+        let issue =
+            || authority.renew_service(&place, "log", &[], Duration::from_hours(1)).unwrap();
+        let live = Live::new(issue().credentials).unwrap();
+        let new = issue().credentials;
+        let every = Duration::from_millis(1);
+        let taken = async {
+            while live.credentials().certificate != new.certificate {
+                tokio::time::sleep(every).await;
+            }
+        };
+        tokio::select! {
+            () = taken => {}
+            () = follow(live.clone(), place.clone(), every) => unreachable!("it never ends"),
+            () = tokio::time::sleep(Duration::from_mins(1)) => panic!("it was not taken"),
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! When one of them cannot go on (the log refused an append), the whole process ends: nothing is
 //! answered that is not durable, and a restart replays what is.
 
+mod elsewhere;
 mod house;
 
 use std::{
@@ -152,6 +153,7 @@ pub async fn start(config: ServerConfig, shutdown: CancellationToken) -> Result<
         .with_context(|| format!("listen on {}", config.listen))?;
     let address = server.local_addr();
     trust(&mut services, registry.clone(), live, &data, server.watchlist()).await;
+    keep_log_certificate(&mut services, &config, &data, &ground.authority);
 
     let close = CancellationToken::new();
     let stop = close.clone();
@@ -200,22 +202,36 @@ async fn trust(
     host::trust::wait(known).await;
 }
 
-/// How long the certificate is good for that a log elsewhere is shown. It is made anew at every start.
-const LOG_CERTIFICATE: Duration = Duration::from_hours(2160);
-
-/// Elsewhere, we are the service `server`, which owns all streams.
+/// Elsewhere, its certificate lives as long as the server's own.
 fn open_log(
     config: &ServerConfig,
     data: &Data,
     authority: &Authority,
     clock: Clock,
 ) -> Result<Log> {
-    let Some(url) = &config.log else {
-        return Ok(Log::open(&data.folder("log")?, clock)?);
-    };
-    let identity = data.0.join("server");
-    authority.renew_service(&identity, "server", &[], LOG_CERTIFICATE)?;
-    Ok(Log::esdb(url, Some(&identity))?)
+    match &config.log {
+        Some(url) => {
+            elsewhere::open(url, &data.elsewhere(), authority, config.server_certificate.into())
+        }
+        None => Ok(Log::open(&data.folder("log")?, clock)?),
+    }
+}
+
+/// Keeps the certificate fresh that a log elsewhere is shown.
+fn keep_log_certificate(
+    services: &mut JoinSet<Result<()>>,
+    config: &ServerConfig,
+    data: &Data,
+    authority: &Authority,
+) {
+    if config.log.is_some() {
+        let (place, authority) = (data.elsewhere(), authority.clone());
+        let valid = config.server_certificate.into();
+        services.spawn(async move {
+            elsewhere::keep_fresh(&place, &authority, valid).await;
+            Ok(())
+        });
+    }
 }
 
 /// The primary remains a worker: what no other worker can do, it does itself.
@@ -273,6 +289,11 @@ impl Data {
     fn prepare(path: &Path) -> Result<Self> {
         make_private(path).with_context(|| format!("create the data folder {}", path.display()))?;
         Ok(Self(path.to_owned()))
+    }
+
+    /// The identity that a log elsewhere is shown.
+    fn elsewhere(&self) -> PathBuf {
+        self.0.join("server")
     }
 
     fn folder(&self, name: &str) -> Result<PathBuf> {
