@@ -8,6 +8,7 @@ mod contract;
 mod crash;
 mod damage;
 mod files;
+mod fuzz;
 mod retention;
 mod scavenge;
 mod served;
