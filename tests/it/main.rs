@@ -1,6 +1,7 @@
 //! The one integration-test binary: whole-system stories, and the house rules.
 
 mod certificates;
+mod clients;
 mod control;
 mod input;
 mod logs;
