@@ -107,7 +107,10 @@ pub const fn of_rpc(rpc: Rpc) -> Needs {
         | Rpc::PipelinesGetPipeline
         | Rpc::PipelinesListPipelines
         | Rpc::PipelinesDeletePipeline
-        | Rpc::PipelinesGetCredentials => GATEWAY,
+        | Rpc::PipelinesGetCredentials
+        | Rpc::PipelinesCheckSchedules
+        | Rpc::PipelinesResetTriggerToken
+        | Rpc::PipelinesCheckTriggerToken => GATEWAY,
 
         // svc-access
         Rpc::AccessLogin
@@ -226,7 +229,11 @@ routes! {
     PipelineShow          GET    "/api/v1/pipeline/{pipelineid}"                       Role(R::PipelineGet);
     PipelineChange        PUT    "/api/v1/pipeline/{pipelineid}"                       Role(R::PipelineUpdate);
     PipelineRemove        DELETE "/api/v1/pipeline/{pipelineid}"                       Role(R::PipelineDelete);
+    PipelineSchedules     POST   "/api/v1/pipeline/periodicschedules"                  Role(R::PipelineList);
     PipelineStart         POST   "/api/v1/pipeline/{pipelineid}/start"                 Role(R::PipelineStart);
+    PipelineTrigger       POST   "/api/v1/pipeline/{pipelineid}/{pipelinetoken}/trigger" Anyone;
+    TriggerTokenReset     PUT    "/api/v1/pipeline/{pipelineid}/reset-trigger-token"   Role(R::PipelineUpdate);
+    TriggerTokenRemove    DELETE "/api/v1/pipeline/{pipelineid}/trigger-token"         Role(R::PipelineUpdate);
     PipelinePull          POST   "/api/v1/pipeline/{pipelineid}/pull"                  Role(R::PipelineUpdate);
 
     PipelineRuns          GET    "/api/v1/pipelinerun/{pipelineid}"                    Role(R::PipelineRunList);
@@ -302,7 +309,13 @@ mod tests {
             Route::ALL.iter().filter(|route| route.needs() == Needs::Anyone).collect();
         assert_eq!(
             open,
-            [&Route::Login, &Route::Health, &Route::WorkerRegister, &Route::WorkerJoin]
+            [
+                &Route::Login,
+                &Route::Health,
+                &Route::PipelineTrigger,
+                &Route::WorkerRegister,
+                &Route::WorkerJoin
+            ]
         );
         let open: Vec<_> =
             Rpc::ALL.iter().filter(|(rpc, _)| of_rpc(*rpc) == Needs::Anyone).collect();

@@ -114,6 +114,13 @@ pub struct Pipeline {
     pub version: u32,
     #[serde(default)]
     pub jobs: Vec<Job>,
+    #[serde(default)]
+    pub periodicschedules: Vec<String>,
+    #[serde(default)]
+    pub time_zone: String,
+    /// Milliseconds since the epoch; 0: never.
+    #[serde(default)]
+    pub next_start_at: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

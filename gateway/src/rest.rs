@@ -1,7 +1,8 @@
 //! Gaia's REST API under `/api/v1`, and what is ours beside it.
 //!
-//! In reading order: this file (what every handler takes), `session`, `users`, `pipelines`, `starts`, `runs` with
-//! `run_json` and `run_log`, `selectors`, `concurrency`, `workers`, `history`, `operator`, `environment`, `trust`,
+//! In reading order: this file (what every handler takes), `session`, `users`, `pipelines`, `schedules`,
+//! `starts`, `runs` with `run_json` and `run_log`, `selectors`, `concurrency`, `workers`, `history`,
+//! `operator`, `environment`, `trust`,
 //! `vault`, `events` (with `event_json`, `moment` and `names`), `audit`.
 
 pub(crate) mod audit;
@@ -19,6 +20,7 @@ mod policy;
 mod run_json;
 pub(crate) mod run_log;
 pub(crate) mod runs;
+pub(crate) mod schedules;
 pub(crate) mod selectors;
 pub(crate) mod session;
 pub(crate) mod starts;

@@ -13,7 +13,7 @@ use crate::{
     gate::Gate,
     rest::{
         self, audit, concurrency, environment, events, history, operator, pipelines, run_log, runs,
-        selectors, session, starts, trust, users, vault, workers,
+        schedules, selectors, session, starts, trust, users, vault, workers,
     },
 };
 
@@ -59,7 +59,11 @@ fn handler(route: Route) -> MethodRouter<Gate> {
         Route::PipelineShow => on(method, pipelines::show),
         Route::PipelineChange => on(method, pipelines::change),
         Route::PipelineRemove => on(method, pipelines::remove),
+        Route::PipelineSchedules => on(method, schedules::check),
         Route::PipelineStart => on(method, starts::start),
+        Route::PipelineTrigger => on(method, starts::trigger),
+        Route::TriggerTokenReset => on(method, schedules::reset_trigger_token),
+        Route::TriggerTokenRemove => on(method, schedules::remove_trigger_token),
         Route::PipelinePull => on(method, pipelines::pull),
 
         Route::PipelineRuns => on(method, runs::list_of_pipeline),

@@ -5,16 +5,20 @@
 
 use eventlog::{Clock, Origin, Stopped};
 use identity::MasterKey;
-use ids::{PipelineId, RunId};
+use ids::{Digest, PipelineId, RunId};
 use prost::Message;
 use proto::pipelines::v1 as wire;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use crate::{
-    codec::{build_to_proto, policy_from_proto, policy_to_proto},
+    codec::{
+        build_to_proto, policy_from_proto, policy_to_proto, schedules_from_proto,
+        schedules_to_proto,
+    },
     domain::{
-        BuildState, Change, Command, Event, Pipeline, Policy, Rejection, Sealed, State, Wish,
+        BuildState, Change, Command, Event, Pipeline, Policy, Rejection, SchedulesWish, Sealed,
+        State, Wish,
     },
     service::Pipelines,
 };
@@ -45,6 +49,7 @@ impl Api {
     async fn create(
         &self,
         wish: Wish,
+        schedules: SchedulesWish,
         credentials: Option<wire::Credentials>,
         origin: Origin,
     ) -> Result<PipelineId, Status> {
@@ -55,6 +60,7 @@ impl Api {
             let command = Command::CreatePipeline {
                 id,
                 wish: wish.clone(),
+                schedules: schedules.clone(),
                 sealed,
                 run,
                 by: origin.actor.clone(),
@@ -143,7 +149,8 @@ impl wire::pipelines_server::Pipelines for Api {
             selector: request.selector,
             policy: read_policy(request.policy.unwrap_or_default())?,
         };
-        let id = self.create(wish, credentials, Origin::from(request.caller)).await?;
+        let schedules = read_schedules(request.schedules.unwrap_or_default())?;
+        let id = self.create(wish, schedules, credentials, Origin::from(request.caller)).await?;
         self.shown(id).await
     }
 
@@ -160,9 +167,17 @@ impl wire::pipelines_server::Pipelines for Api {
             selector: request.selector,
             policy: request.policy.map(read_policy).transpose()?,
         };
+        let schedules = request.schedules.map(read_schedules).transpose()?;
         let origin = Origin::from(request.caller);
         let (by, at) = (origin.actor.clone(), self.clock.now());
-        self.ask(Command::ChangePipeline { pipeline, change, by, at }, origin).await?;
+        if let Some(wish) = &schedules {
+            wish.clone().checked(at).map_err(|error| refused(error.into()))?;
+        }
+        let change = Command::ChangePipeline { pipeline, change, by: by.clone(), at };
+        self.ask(change, origin.clone()).await?;
+        if let Some(schedules) = schedules {
+            self.ask(Command::SetSchedules { pipeline, schedules, by, at }, origin).await?;
+        }
         self.shown(pipeline).await
     }
 
@@ -213,6 +228,48 @@ impl wire::pipelines_server::Pipelines for Api {
         let (id, sealed) = self.find(request.into_inner(), look).await?;
         self.open(id, &sealed).map(Response::new)
     }
+
+    async fn check_schedules(
+        &self,
+        request: Request<wire::Schedules>,
+    ) -> Result<Response<wire::CheckSchedulesResponse>, Status> {
+        let now = self.clock.now();
+        let schedules = read_schedules(request.into_inner())?.checked(now);
+        let schedules = schedules.map_err(|error| refused(error.into()))?;
+        let next = schedules.times(now, 5).into_iter().map(|time| time.0).collect();
+        Ok(Response::new(wire::CheckSchedulesResponse { next }))
+    }
+
+    async fn reset_trigger_token(
+        &self,
+        request: Request<wire::ResetTriggerTokenRequest>,
+    ) -> Result<Response<wire::TriggerToken>, Status> {
+        let request = request.into_inner();
+        let token = if request.remove { String::new() } else { new_trigger_token() };
+        let hash = (!request.remove).then(|| Digest::of(token.as_bytes()));
+        let pipeline = PipelineId(request.id);
+        let origin = Origin::from(request.caller);
+        let (by, at) = (origin.actor.clone(), self.clock.now());
+        self.ask(Command::SetTriggerToken { pipeline, hash, by, at }, origin).await?;
+        Ok(Response::new(wire::TriggerToken { token }))
+    }
+
+    async fn check_trigger_token(
+        &self,
+        request: Request<wire::CheckTriggerTokenRequest>,
+    ) -> Result<Response<wire::Pipeline>, Status> {
+        let wire::CheckTriggerTokenRequest { id, token } = request.into_inner();
+        // Of hashes, so that how long it takes says nothing of the token.
+        let hash = Digest::of(token.as_bytes());
+        let look = move |state: &State| {
+            let known = state.pipeline(PipelineId(id));
+            known.filter(|known| known.plan.trigger == Some(hash)).map(view)
+        };
+        let shown = self.owner.read(look).await.map_err(stopped)?;
+        // Whether there is such a pipeline is not for everybody to know.
+        let denied = || Status::permission_denied("this is not the trigger token of the pipeline");
+        shown.map(Response::new).ok_or_else(denied)
+    }
 }
 
 /// A pipeline as clients see it.
@@ -243,6 +300,9 @@ pub fn view(pipeline: &Pipeline) -> wire::Pipeline {
         build: built.map(|(build, _)| build_to_proto(build)),
         selector: spec.selector,
         policy: Some(policy_to_proto(spec.policy)),
+        schedules: Some(schedules_to_proto(&pipeline.plan.schedules)),
+        next_start_at: pipeline.due().map_or(0, |at| at.0),
+        has_trigger_token: pipeline.plan.trigger.is_some(),
     }
 }
 
@@ -272,6 +332,10 @@ fn check(credentials: &wire::Credentials) -> Result<(), Status> {
     Ok(())
 }
 
+fn read_schedules(schedules: wire::Schedules) -> Result<SchedulesWish, Status> {
+    schedules_from_proto(schedules).map_err(Status::invalid_argument)
+}
+
 fn read_policy(policy: proto::common::v1::RunPolicy) -> Result<Policy, Status> {
     policy_from_proto(policy).map_err(Status::invalid_argument)
 }
@@ -281,9 +345,15 @@ fn context(id: PipelineId) -> String {
     format!("pipeline/{id}")
 }
 
-#[expect(clippy::disallowed_methods, reason = "the edge where runs of builds get their ids")]
-fn new_run_id() -> RunId {
+#[expect(clippy::disallowed_methods, reason = "the edge where runs get their ids")]
+pub(crate) fn new_run_id() -> RunId {
     RunId::from_uuid(Uuid::now_v7())
+}
+
+/// 32 random bytes in hex.
+#[expect(clippy::disallowed_methods, reason = "the edge where trigger tokens are made")]
+fn new_trigger_token() -> String {
+    format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple())
 }
 
 fn refused(rejection: Rejection) -> Status {

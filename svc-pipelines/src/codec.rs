@@ -1,5 +1,9 @@
 //! The stored form of the events, and what is read of the scheduler's.
 
+mod plan;
+
+pub(crate) use plan::{schedules_from_proto, schedules_to_proto};
+
 use eventlog::{
     DecodeError, Recorded,
     owner::{Encoded, check_version},
@@ -18,14 +22,11 @@ pub(crate) const OWNS: &[&str] = &["pipeline-"];
 /// The scheduler's.
 pub(crate) const FOLLOWS: &[&str] = &["run-"];
 
+/// Gaia's reason of a start by a schedule.
+pub(crate) const SCHEDULED: &str = "scheduled";
+
 pub(crate) fn stream(event: &Event) -> String {
-    let (Event::PipelineCreated { pipeline, .. }
-    | Event::PipelineChanged { pipeline, .. }
-    | Event::BuildRequested { pipeline, .. }
-    | Event::PipelineBuilt { pipeline, .. }
-    | Event::BuildFailed { pipeline, .. }
-    | Event::PipelineDeleted { pipeline, .. }) = event;
-    format!("pipeline-{pipeline}")
+    format!("pipeline-{}", event.pipeline())
 }
 
 pub(crate) fn encode(event: &Event) -> Encoded {
@@ -95,6 +96,7 @@ pub(crate) fn encode(event: &Event) -> Encoded {
             let deleted = stored::PipelineDeleted { pipeline_id: pipeline.0, by, at: at.0 };
             ("PipelineDeleted", deleted.encode_to_vec())
         }
+        Event::Plan(event) => plan::encode(event),
     };
     Encoded { event_type, version, data }
 }
@@ -151,7 +153,7 @@ fn decode_own(recorded: &Recorded) -> Result<Option<Event>, DecodeError> {
                 at: Timestamp(deleted.at),
             }
         }
-        _ => return Ok(None),
+        _ => return plan::decode(recorded).map(|event| event.map(Event::Plan)),
     };
     Ok(Some(event))
 }
@@ -199,13 +201,15 @@ fn decode_run(recorded: &Recorded) -> Result<Option<Fact>, DecodeError> {
     let fact = match &*recorded.event.event_type {
         "RunSubmitted" => {
             let submitted: RunSubmitted = read(recorded)?;
+            let run = run_id(recorded, &submitted.run_id)?;
             let spec = submitted.spec.unwrap_or_default();
-            if spec.kind() != RunKind::Build {
-                return Ok(None);
-            }
-            Fact::BuildSubmitted {
-                run: run_id(recorded, &submitted.run_id)?,
-                pipeline: PipelineId(spec.pipeline_id),
+            let pipeline = PipelineId(spec.pipeline_id);
+            match spec.kind() {
+                RunKind::Build => Fact::BuildSubmitted { run, pipeline },
+                RunKind::Pipeline if submitted.start_reason == SCHEDULED => {
+                    Fact::StartSubmitted { run, pipeline }
+                }
+                RunKind::Pipeline => return Ok(None),
             }
         }
         "RunFinished" => {

@@ -22,21 +22,24 @@
 //! - This module does no IO, reads no clock, and draws no random numbers. Time and fresh ids arrive
 //!   inside the command. No secret is in it in clear.
 
+mod cron;
+mod event;
 mod graph;
 mod outstanding;
 mod policy;
+pub mod schedule;
 mod spec;
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    fmt,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use eventlog::Fold;
-use ids::{PipelineId, RunId, Timestamp};
+use ids::{Digest, PipelineId, RunId, Timestamp};
 
+pub use cron::Cron;
+pub use event::{Event, Fact, Outcome, Sealed};
 pub use graph::{ArgumentSpec, Build, JobName, JobSpec, Unrunnable};
 pub use policy::{OnWorkerLost, Policy};
+pub use schedule::{MissedTicks, Plan, Schedules, SchedulesWish};
 pub use spec::{Change, InvalidField, PipelineType, Spec, Wish};
 
 /// In characters; what is kept of the reason why a build failed.
@@ -49,6 +52,7 @@ pub enum Command {
     CreatePipeline {
         id: PipelineId,
         wish: Wish,
+        schedules: SchedulesWish,
         sealed: Sealed,
         /// The run that will build it, likewise below.
         run: RunId,
@@ -76,98 +80,38 @@ pub enum Command {
         run: RunId,
         at: Timestamp,
     },
+    /// The whole of them.
+    SetSchedules {
+        pipeline: PipelineId,
+        schedules: SchedulesWish,
+        by: String,
+        at: Timestamp,
+    },
+    /// `None`: nobody may start it from outside any more.
+    SetTriggerToken {
+        pipeline: PipelineId,
+        hash: Option<Digest>,
+        by: String,
+        at: Timestamp,
+    },
+    /// Starts what the schedules of the pipeline ask for, each under one of these ids.
+    Tick {
+        pipeline: PipelineId,
+        runs: Vec<RunId>,
+        at: Timestamp,
+    },
+    /// The scheduler will never take this start.
+    RefuseStart {
+        run: RunId,
+        reason: String,
+        at: Timestamp,
+    },
     /// The scheduler will never take this run.
     RefuseBuild {
         run: RunId,
         reason: String,
         at: Timestamp,
     },
-}
-
-/// A fact that this service decided. It happened, is never refused, and is stored for ever.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    PipelineCreated {
-        pipeline: PipelineId,
-        spec: Spec,
-        sealed: Sealed,
-        by: String,
-        at: Timestamp,
-    },
-    /// Of the spec only what people can change is new.
-    PipelineChanged {
-        pipeline: PipelineId,
-        name: String,
-        tags: Vec<String>,
-        pinned_worker: String,
-        selector: String,
-        policy: Policy,
-        by: String,
-        at: Timestamp,
-    },
-    BuildRequested {
-        pipeline: PipelineId,
-        run: RunId,
-        at: Timestamp,
-    },
-    PipelineBuilt {
-        pipeline: PipelineId,
-        run: RunId,
-        /// From 1.
-        version: u32,
-        build: Build,
-        at: Timestamp,
-    },
-    BuildFailed {
-        pipeline: PipelineId,
-        run: RunId,
-        reason: String,
-        at: Timestamp,
-    },
-    PipelineDeleted {
-        pipeline: PipelineId,
-        by: String,
-        at: Timestamp,
-    },
-}
-
-/// Everything that the state folds: what this service decided, and what became of the runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fact {
-    Pipeline(Event),
-    /// The scheduler has the run that builds this pipeline.
-    BuildSubmitted {
-        run: RunId,
-        pipeline: PipelineId,
-    },
-    RunEnded {
-        run: RunId,
-        outcome: Outcome,
-    },
-}
-
-impl From<Event> for Fact {
-    fn from(event: Event) -> Self {
-        Self::Pipeline(event)
-    }
-}
-
-/// How a run ended, if it was a build.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    Built(Build),
-    /// With the reason.
-    Failed(String),
-}
-
-/// Credentials, encrypted; empty: none.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Sealed(pub Vec<u8>);
-
-impl fmt::Debug for Sealed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Sealed({} bytes)", self.0.len())
-    }
 }
 
 /// Why a command was refused. Each variant is the caller's to handle.
@@ -196,6 +140,10 @@ pub struct State {
     builds: BTreeMap<RunId, AwaitedBuild>,
     /// Runs that the scheduler has and nobody wants, since their pipeline was deleted.
     unwanted: BTreeSet<RunId>,
+    /// When a schedule wants something next; a function of the pipelines, like the next.
+    due: BTreeSet<(Timestamp, PipelineId)>,
+    /// With starts that the scheduler may not know yet.
+    starting: BTreeSet<PipelineId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -228,6 +176,7 @@ pub struct Pipeline {
     /// The newest build that succeeded, and when.
     pub built: Option<(Build, Timestamp)>,
     pub deleted: bool,
+    pub plan: Plan,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -243,17 +192,21 @@ pub enum BuildState {
 /// An empty answer means the wish was already true, so retries are harmless.
 pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> {
     match command {
-        Command::CreatePipeline { id, wish, sealed, run, by, at } => {
+        Command::CreatePipeline { id, wish, schedules, sealed, run, by, at } => {
             let spec = wish.check()?;
+            let schedules = schedules.checked(at)?;
             state.check_name(&spec.name)?;
             let next = state.next_id();
             if id != next {
                 return Err(Rejection::NotNext { asked: id, next });
             }
-            Ok(vec![
-                Event::PipelineCreated { pipeline: id, spec, sealed, by, at },
-                Event::BuildRequested { pipeline: id, run, at },
-            ])
+            let set = (!schedules.crons.is_empty()).then(|| {
+                let by = by.clone();
+                schedule::Event::SchedulesSet { pipeline: id, schedules, by, at }.into()
+            });
+            let created = Event::PipelineCreated { pipeline: id, spec, sealed, by, at };
+            let requested = Event::BuildRequested { pipeline: id, run, at };
+            Ok([created, requested].into_iter().chain(set).collect())
         }
         Command::ChangePipeline { pipeline, change, by, at } => {
             state.change(pipeline, change, by, at)
@@ -269,6 +222,16 @@ pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> 
         },
         Command::ConcludeBuild { run, at } => Ok(state.conclude(run, at)),
         Command::RefuseBuild { run, reason, at } => Ok(state.refuse(run, reason, at)),
+        Command::SetSchedules { pipeline, schedules, by, at } => {
+            state.set_schedules(pipeline, schedules, by, at)
+        }
+        Command::SetTriggerToken { pipeline, hash, by, at } => {
+            state.set_trigger(pipeline, hash, by, at)
+        }
+        Command::Tick { pipeline, runs, at } => Ok(state.tick(pipeline, &runs, at)),
+        Command::RefuseStart { run, reason, at } => {
+            Ok(state.refuse_start(run, shortened(reason), at))
+        }
     }
 }
 
@@ -356,6 +319,7 @@ impl Fold for State {
         match fact {
             Fact::Pipeline(event) => self.evolve_own(event),
             Fact::BuildSubmitted { run, pipeline } => self.note_submitted(*run, *pipeline),
+            Fact::StartSubmitted { run, pipeline } => self.note_started(*run, *pipeline),
             Fact::RunEnded { run, outcome } => {
                 self.unwanted.remove(run);
                 if let Some(build) = self.builds.get_mut(run) {
@@ -382,6 +346,7 @@ impl State {
                     version: 0,
                     built: None,
                     deleted: false,
+                    plan: Plan::default(),
                 };
                 self.pipelines.insert(*pipeline, created);
             }
@@ -429,15 +394,21 @@ impl State {
                 }
             }
             Event::PipelineDeleted { pipeline, .. } => self.forget(*pipeline),
+            Event::Plan(event) => self.evolve_plan(event),
         }
     }
 
     fn forget(&mut self, pipeline: PipelineId) {
         let Some(known) = self.pipelines.get_mut(&pipeline) else { return };
+        let due = known.due();
         known.deleted = true;
         known.sealed = Sealed::default();
+        known.plan = Plan::default();
         self.names.remove(&known.spec.name.to_lowercase());
-        let Some(run) = known.build_run else { return };
+        let run = known.build_run;
+        self.starting.remove(&pipeline);
+        self.move_due(pipeline, due, None);
+        let Some(run) = run else { return };
         if self.builds.remove(&run).is_some_and(|build| build.stage == Stage::Submitted) {
             self.unwanted.insert(run);
         }

@@ -1,5 +1,5 @@
-//! What this service does about the world: submits builds to the scheduler, cancels those that nobody
-//! wants any longer, and notes how builds ended.
+//! What this service does about the world: submits builds and what schedules start to the scheduler,
+//! cancels builds that nobody wants any longer, notes how builds ended, and watches the clock.
 //!
 //! Each loop reads from the state what is outstanding, does it, and waits for the state to change.
 //! Doing it twice is harmless: a build is submitted under the run id that its event carries.
@@ -20,13 +20,18 @@ use tonic::{Code, Status};
 use transport::Channel;
 
 use crate::{
-    codec::policy_to_proto,
+    api::new_run_id,
+    codec::{SCHEDULED, build_to_proto, policy_to_proto},
     config::Config,
     domain::{Command, Pipeline, State},
     service::Pipelines,
 };
 
 const NAME: &str = "svc-pipelines";
+const BUILD: &str = "build";
+/// Schedules of one pipeline that can come at once.
+const MOST_TICKS: usize = 32;
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
 pub(crate) struct Effects {
@@ -59,6 +64,7 @@ impl Effects {
         let ended: Result<Infallible, Stopped> = tokio::select! {
             ended = self.keep_at_the_scheduler() => ended,
             ended = self.conclude_builds() => ended,
+            ended = self.keep_schedules() => ended,
         };
         match ended {
             Err(stopped) => stopped,
@@ -95,7 +101,7 @@ impl Effects {
                 Err(status) => {
                     tracing::warn!(
                         code = ?status.code(),
-                        "the scheduler does not take builds, trying again in {pause:?}: {}",
+                        "the scheduler does not take runs, trying again in {pause:?}: {}",
                         status.message()
                     );
                     sleep(pause).await;
@@ -122,7 +128,10 @@ impl Effects {
         match (called.unwrap_or_else(|_| late()), errand) {
             (Ok(()), _) => Ok(Ok(())),
             (Err(status), _) if !is_final(status.code()) => Ok(Err(status)),
-            (Err(status), Errand::Submit(run, _)) => self.refuse(run, &status).await.map(Ok),
+            (Err(status), Errand::Submit(run, request)) => {
+                let is_build = request.start_reason == BUILD;
+                self.refuse(run, is_build, &status).await.map(Ok)
+            }
             (Err(status), Errand::Cancel(run)) => {
                 tracing::debug!("build {run} is not cancelled: {}", status.message());
                 Ok(Ok(()))
@@ -130,9 +139,15 @@ impl Effects {
         }
     }
 
-    async fn refuse(&self, run: RunId, status: &Status) -> Result<(), Stopped> {
-        let reason = format!("the scheduler refuses the build: {}", status.message());
-        self.ask(Command::RefuseBuild { run, reason, at: self.clock.now() }).await
+    async fn refuse(&self, run: RunId, is_build: bool, status: &Status) -> Result<(), Stopped> {
+        let at = self.clock.now();
+        let reason = format!("the scheduler refuses it: {}", status.message());
+        self.ask(if is_build {
+            Command::RefuseBuild { run, reason, at }
+        } else {
+            Command::RefuseStart { run, reason, at }
+        })
+        .await
     }
 
     async fn conclude_builds(&self) -> Result<Infallible, Stopped> {
@@ -144,6 +159,31 @@ impl Effects {
                 self.ask(Command::ConcludeBuild { run, at: self.clock.now() }).await?;
             }
             changes.changed().await.map_err(|_| Stopped)?;
+        }
+    }
+
+    /// Records each start of a schedule when its time comes.
+    async fn keep_schedules(&self) -> Result<Infallible, Stopped> {
+        let mut changes = self.owner.changes();
+        loop {
+            changes.borrow_and_update();
+            let next = self.owner.read(State::next_tick).await?;
+            let now = self.clock.now();
+            match next {
+                None => changes.changed().await.map_err(|_| Stopped)?,
+                Some((due, pipeline)) if due <= now => {
+                    let runs = (0..MOST_TICKS).map(|_| new_run_id()).collect();
+                    self.ask(Command::Tick { pipeline, runs, at: now }).await?;
+                }
+                // Not for long, since the clock may be set meanwhile.
+                Some((due, _)) => {
+                    let pause = Duration::from_millis(due.0 - now.0).min(LONGEST_WAIT);
+                    tokio::select! {
+                        () = sleep(pause) => {}
+                        news = changes.changed() => news.map_err(|_| Stopped)?,
+                    }
+                }
+            }
         }
     }
 
@@ -172,7 +212,10 @@ impl Errand {
 
 fn errands(state: &State) -> Vec<Errand> {
     let submit = |(run, pipeline)| Errand::Submit(run, Box::new(submission(run, pipeline)));
-    state.to_submit().map(submit).chain(state.to_cancel().map(Errand::Cancel)).collect()
+    let start = |(run, pipeline)| Some(Errand::Submit(run, Box::new(start(run, pipeline)?)));
+    let builds = state.to_submit().map(submit);
+    let starts = state.to_start().filter_map(start);
+    builds.chain(starts).chain(state.to_cancel().map(Errand::Cancel)).collect()
 }
 
 /// Nothing that a later try could change.
@@ -208,9 +251,35 @@ fn submission(run: RunId, pipeline: &Pipeline) -> SubmitRunRequest {
             source_branch: spec.branch,
             ..RunSpec::default()
         }),
-        start_reason: "build".into(),
+        start_reason: BUILD.into(),
         caller: Some(caller()),
     }
+}
+
+/// As the pipeline is now, with the arguments that it has by itself.
+fn start(run: RunId, pipeline: &Pipeline) -> Option<SubmitRunRequest> {
+    let (build, _) = pipeline.built.clone()?;
+    let build = build_to_proto(build);
+    let spec = pipeline.spec.clone();
+    Some(SubmitRunRequest {
+        run_id: run.to_string(),
+        spec: Some(RunSpec {
+            kind: RunKind::Pipeline.into(),
+            pipeline_id: pipeline.id.0,
+            pipeline_name: spec.name,
+            pipeline_type: spec.kind.to_string(),
+            tags: spec.tags,
+            pinned_worker: spec.pinned_worker,
+            selector: spec.selector,
+            policy: Some(policy_to_proto(spec.policy)),
+            artifact: build.digest,
+            artifact_size: build.size,
+            jobs: build.jobs,
+            ..RunSpec::default()
+        }),
+        start_reason: SCHEDULED.into(),
+        caller: Some(caller()),
+    })
 }
 
 fn cancellation(run: RunId) -> CancelRunRequest {

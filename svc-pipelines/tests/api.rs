@@ -2,7 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops where something is wrong")]
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use eventlog::{Clock, Expected, Log, NewEvent, Recorded};
 use futures::{StreamExt, stream::BoxStream};
@@ -13,7 +20,7 @@ use proto::{
     common::v1::{Build, Caller, JobSpec},
     pipelines::v1::{
         BuildPipelineRequest, BuildState, CreatePipelineRequest, Credentials, GetPipelineRequest,
-        ListPipelinesRequest, Pipeline, pipelines_client::PipelinesClient,
+        ListPipelinesRequest, Pipeline, Schedules, pipelines_client::PipelinesClient,
     },
     scheduler::{
         events::v1::{RunCancelled, RunFinished, RunSubmitted},
@@ -79,6 +86,43 @@ async fn a_build_that_ended_while_the_service_was_away_is_concluded() {
     assert_eq!(failed.build_state(), BuildState::Failed);
     assert!(failed.build_error.contains("circle"), "{}", failed.build_error);
     assert_eq!(house.submissions.borrow().len(), 1, "what the scheduler has is not sent again");
+}
+
+/// The service ends between the time that came and the scheduler that takes its run.
+#[tokio::test]
+async fn what_a_schedule_started_is_neither_lost_nor_doubled() {
+    let house = House::new();
+    let mut life = house.start().await;
+    let schedules = Schedules { crons: vec!["0 * * * *".into()], ..Schedules::default() };
+    let wish = CreatePipelineRequest { schedules: Some(schedules), ..request("Hello") };
+    let created = life.client.create_pipeline(wish).await.unwrap().into_inner();
+    assert_eq!(created.next_start_at, 60_000);
+    house.submission(1).await;
+    house.finish(&created.build_run_id, &[(1, &[])]).await;
+    house.event("PipelineBuilt", 1).await;
+
+    house.moods.send_replace(Mood::Unreachable);
+    house.time.store(60_500, Ordering::SeqCst);
+    house.event("ScheduleFired", 1).await;
+    house.refusals(2).await;
+    life.stop().await;
+    house.moods.send_replace(Mood::Willing);
+    let mut life = house.start().await;
+    let started = house.submission(2).await;
+    assert_eq!(started.start_reason, "scheduled");
+    let spec = started.spec.unwrap();
+    assert_eq!((spec.kind(), spec.pipeline_id), (wire::RunKind::Pipeline, 1));
+    assert_eq!((spec.artifact_size, spec.jobs.len()), (6, 1));
+    assert_eq!((spec.tags, spec.policy.unwrap().priority), (vec!["gpu".to_owned()], 3));
+    assert_eq!(life.get(1).await.next_start_at, 120_000);
+    life.stop().await;
+
+    let mut life = house.start().await;
+    house.time.store(120_000, Ordering::SeqCst);
+    let second = house.submission(3).await;
+    assert_ne!(second.run_id, started.run_id);
+    assert_eq!(life.get(1).await.next_start_at, 180_000);
+    assert_eq!(house.submissions.borrow().len(), 3, "a build and two starts");
 }
 
 #[tokio::test]
@@ -264,6 +308,8 @@ async fn only_services_of_the_house_are_let_in() {
 
 /// What outlives the service: the log, the master key, and the scheduler.
 struct House {
+    /// Milliseconds since the epoch.
+    time: Arc<AtomicU64>,
     folder: tempfile::TempDir,
     log: Log,
     moods: watch::Sender<Mood>,
@@ -288,6 +334,7 @@ struct Life {
 impl House {
     fn new() -> Self {
         Self {
+            time: Arc::new(AtomicU64::new(1_000)),
             folder: tempfile::tempdir().unwrap(),
             log: Log::in_memory(clock()),
             moods: watch::Sender::new(Mood::Willing),
@@ -309,7 +356,7 @@ impl House {
         let peer = Peer::Service("svc-pipelines".into());
         let deps = Deps {
             log: self.log.clone(),
-            clock: clock(),
+            clock: self.clock(),
             master_key: MasterKey::open_or_create(&self.folder.path().join("master.key")).unwrap(),
             scheduler: SchedulerClient::new(Channel::local(router, peer)),
         };
@@ -317,6 +364,11 @@ impl House {
         let gateway = Peer::Service("gateway".into());
         let client = PipelinesClient::new(Channel::local(service.router.clone(), gateway));
         Life { service, client }
+    }
+
+    fn clock(&self) -> Clock {
+        let time = self.time.clone();
+        Clock::from_fn(move || Timestamp(time.load(Ordering::SeqCst)))
     }
 
     async fn submission(&self, number: usize) -> SubmitRunRequest {
@@ -433,6 +485,7 @@ fn request(name: &str) -> CreatePipelineRequest {
         pinned_worker: "big one".into(),
         selector: "mem>=16".into(),
         policy: Some(proto::common::v1::RunPolicy { priority: 3, ..Default::default() }),
+        schedules: None,
     }
 }
 
@@ -472,6 +525,7 @@ impl Scheduler for PlayedScheduler {
         let submitted = RunSubmitted {
             run_id: run_id.clone(),
             spec: request.spec.clone(),
+            start_reason: request.start_reason.clone(),
             ..RunSubmitted::default()
         };
         append(&self.log, &format!("run-{run_id}"), "RunSubmitted", submitted).await;

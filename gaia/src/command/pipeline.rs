@@ -30,6 +30,16 @@ pub enum PipelineCommand {
     },
     /// Change a pipeline; what is not named stays as it is
     Set(SetArgs),
+    /// Start it by itself at certain times; without times: show when it does
+    Schedule(ScheduleArgs),
+    /// Make a token with which anybody can start it; the old one is void
+    TriggerToken {
+        /// Name or id
+        pipeline: String,
+        /// Take the token away instead
+        #[arg(long)]
+        remove: bool,
+    },
     /// Start a run
     Run(StartArgs),
     /// Remove a pipeline; its runs stay in the history
@@ -94,6 +104,32 @@ pub struct SetArgs {
     pub worker: Option<String>,
     #[command(flatten)]
     pub policy: PolicyArgs,
+}
+
+#[derive(Args, Debug, Default)]
+pub struct ScheduleArgs {
+    /// Name or id
+    pub pipeline: String,
+    /// Instead of the times it has now: '0 30 3 * * mon-fri' (second, minute, hour, day of month, month, day of week), '@daily', '@every 90m'; may be repeated
+    #[arg(value_name = "TIMES")]
+    pub schedules: Vec<String>,
+    /// Time zone, as in Europe/Berlin [default: UTC]
+    #[arg(long, value_name = "ZONE")]
+    pub time_zone: Option<String>,
+    /// What happens when the time came while the server was away
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub missed: Option<MissedTicks>,
+    /// It does not start by itself any more
+    #[arg(long, conflicts_with_all = ["schedules", "time_zone", "missed"])]
+    pub none: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum MissedTicks {
+    /// That is recorded, and nothing else
+    Skip,
+    /// It is started once, however often it should have been
+    Once,
 }
 
 /// How runs are treated.
@@ -194,6 +230,9 @@ pub struct StartArgs {
     /// Seconds to wait before it is started
     #[arg(long, value_name = "SECONDS", default_value_t)]
     pub delay: u64,
+    /// A start with a key that was used before starts nothing, and shows the run of then
+    #[arg(long, value_name = "KEY")]
+    pub idempotency_key: Option<String>,
     /// Follow the run to its end; the exit code is 0 for success, 1 for failed, 3 for cancelled
     #[arg(long, short)]
     pub watch: bool,
@@ -231,6 +270,16 @@ pub async fn pipeline(command: PipelineCommand, client: &Client, output: Output)
         PipelineCommand::Set(args) => {
             let pipeline = set(client, &args).await?;
             output.show(&pipeline, |pipeline| format!("Pipeline {} is changed.", pipeline.name))?;
+            Ok(0)
+        }
+        PipelineCommand::Schedule(args) => {
+            let pipeline = schedule(client, &args).await?;
+            output.show(&pipeline, show_schedules)?;
+            Ok(0)
+        }
+        PipelineCommand::TriggerToken { pipeline, remove } => {
+            let pipeline = find_pipeline(client, &pipeline).await?;
+            trigger_token(client, &pipeline, remove, output).await?;
             Ok(0)
         }
         PipelineCommand::Run(args) => {
@@ -303,6 +352,69 @@ async fn set(client: &Client, args: &SetArgs) -> Result<Pipeline> {
     serde_json::from_slice(&changed).context("read the pipeline")
 }
 
+async fn trigger_token(
+    client: &Client,
+    pipeline: &Pipeline,
+    remove: bool,
+    output: Output,
+) -> Result<()> {
+    let path = format!("/api/v1/pipeline/{}", pipeline.id);
+    if remove {
+        let path = format!("{path}/trigger-token");
+        client.call(Method::DELETE, &path, None::<&()>).await?;
+        output.show(&json!({ "id": pipeline.id }), |_| {
+            format!("Pipeline {} cannot be started from outside any more.", pipeline.name)
+        })?;
+        return Ok(());
+    }
+    let path = format!("{path}/reset-trigger-token");
+    let token = client.call(Method::PUT, &path, Some(&json!({}))).await?;
+    let token: serde_json::Value = serde_json::from_slice(&token)?;
+    output.show(&token, |token| {
+        let token = token["trigger_token"].as_str().unwrap_or_default();
+        let url = format!("{}/api/v1/pipeline/{}/{token}/trigger", client.server(), pipeline.id);
+        format!(
+            "{token}\nIt is not shown again. Whoever knows it can start {}: curl -X POST {url}",
+            pipeline.name
+        )
+    })?;
+    Ok(())
+}
+
+async fn schedule(client: &Client, args: &ScheduleArgs) -> Result<Pipeline> {
+    let pipeline = find_pipeline(client, &args.pipeline).await?;
+    let mut body = json!({});
+    if args.none || !args.schedules.is_empty() {
+        body["periodicschedules"] = args.schedules.clone().into();
+    }
+    if let Some(zone) = &args.time_zone {
+        body["time_zone"] = zone.as_str().into();
+    }
+    if let Some(missed) = args.missed.and_then(|missed| missed.to_possible_value()) {
+        body["missed_ticks"] = missed.get_name().into();
+    }
+    if body == json!({}) {
+        return Ok(pipeline);
+    }
+    let path = format!("/api/v1/pipeline/{}", pipeline.id);
+    let changed = client.call(Method::PUT, &path, Some(&body)).await?;
+    serde_json::from_slice(&changed).context("read the pipeline")
+}
+
+fn show_schedules(pipeline: &Pipeline) -> String {
+    let name = &pipeline.name;
+    let Ok(next) = i64::try_from(pipeline.next_start_at) else { return String::new() };
+    match chrono::DateTime::from_timestamp_millis(next) {
+        Some(next) if pipeline.next_start_at > 0 => format!(
+            "Pipeline {name} starts by itself ({}, {}), next at {}.",
+            pipeline.periodicschedules.join("; "),
+            pipeline.time_zone,
+            next.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+        ),
+        _ => format!("Pipeline {name} does not start by itself."),
+    }
+}
+
 pub async fn start(client: &Client, pipeline: &Pipeline, args: &StartArgs) -> Result<Run> {
     let mut values = BTreeMap::new();
     for (key, value) in &args.arguments {
@@ -312,7 +424,17 @@ pub async fn start(client: &Client, pipeline: &Pipeline, args: &StartArgs) -> Re
     }
     let arguments: Vec<_> =
         values.iter().map(|(key, value)| json!({ "key": key, "value": value })).collect();
-    let body = json!({ "args": arguments, "tags": args.tags, "selector": args.selector, "worker": args.worker.as_deref().unwrap_or_default() });
+    let mut body = json!({
+        "args": arguments,
+        "tags": args.tags,
+        "selector": args.selector,
+        "worker": args.worker.as_deref().unwrap_or_default(),
+        "policy": args.policy.json(),
+        "delay": args.delay,
+    });
+    if let Some(key) = &args.idempotency_key {
+        body["idempotency"] = key.as_str().into();
+    }
     let path = format!("/api/v1/pipeline/{}/start", pipeline.id);
     Ok(client.post(&path, &body).await?)
 }

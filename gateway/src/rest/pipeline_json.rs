@@ -8,7 +8,11 @@ use proto::{
 };
 use serde::Serialize;
 
-use super::{policy::PolicyJson, time::rfc3339};
+use super::{
+    policy::PolicyJson,
+    schedules::{Missed, missed},
+    time::rfc3339,
+};
 
 #[derive(Debug, Serialize)]
 pub(crate) struct PipelineJson {
@@ -31,6 +35,14 @@ pub(crate) struct PipelineJson {
     /// What it asks of its workers beside type and tags.
     selector: String,
     policy: PolicyJson,
+    /// Gaia's.
+    periodicschedules: Vec<String>,
+    time_zone: String,
+    missed_ticks: Missed,
+    /// When it starts by itself, in milliseconds since the epoch; 0: never.
+    next_start_at: u64,
+    /// The token itself is shown to whom it is made for, and never again.
+    has_trigger_token: bool,
     /// Of the newest build: "building", "built" or "failed".
     buildstate: &'static str,
     buildrunid: String,
@@ -93,6 +105,7 @@ impl From<Build> for ResultJson {
 impl From<Pipeline> for PipelineJson {
     fn from(pipeline: Pipeline) -> Self {
         let build = pipeline.build.as_ref();
+        let schedules = pipeline.schedules.unwrap_or_default();
         let jobs = build.map(|build| jobs(&build.jobs, |argument| argument.default_value.clone()));
         Self {
             sha256sum: build.map(|b| BASE64_STANDARD.encode(&b.digest)).unwrap_or_default(),
@@ -116,6 +129,11 @@ impl From<Pipeline> for PipelineJson {
             worker: pipeline.pinned_worker,
             selector: pipeline.selector,
             policy: pipeline.policy.into(),
+            missed_ticks: missed(&schedules),
+            periodicschedules: schedules.crons,
+            time_zone: schedules.time_zone,
+            next_start_at: pipeline.next_start_at,
+            has_trigger_token: pipeline.has_trigger_token,
         }
     }
 }

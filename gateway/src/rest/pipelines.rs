@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 use super::{
-    Params, Payload, Query, User, pipeline_json::PipelineJson, policy, runs, selectors,
+    Params, Payload, Query, User, pipeline_json::PipelineJson, policy, runs, schedules, selectors,
     time::rfc3339,
 };
 use crate::{error::ApiError, gate::Gate, limits};
@@ -45,6 +45,8 @@ struct Wish {
     selector: String,
     /// How its runs are treated.
     policy: Option<policy::Wish>,
+    #[serde(flatten)]
+    schedules: schedules::Wish,
     repo: Option<Repo>,
     #[serde(flatten)]
     flat: Repo,
@@ -125,6 +127,7 @@ impl Creation {
             pinned_worker: wish.worker,
             selector: wish.selector,
             policy: Some(wish.policy.unwrap_or_default().apply(None)?),
+            schedules: wish.schedules.apply(None)?,
         })
     }
 }
@@ -242,6 +245,8 @@ struct Change {
     worker: Option<String>,
     selector: Option<String>,
     policy: Option<policy::Wish>,
+    #[serde(flatten)]
+    schedules: schedules::Wish,
 }
 
 pub(crate) async fn change(
@@ -250,7 +255,7 @@ pub(crate) async fn change(
     params: Params,
     payload: Payload,
 ) -> Result<Json<PipelineJson>, ApiError> {
-    let Change { name, tags, worker, selector, policy } = payload.json()?;
+    let Change { name, tags, worker, selector, policy, schedules } = payload.json()?;
     let known = pipeline(&gate, &params).await?;
     for (field, text) in [("name", &name), ("worker", &worker)] {
         limits::text(field, text.as_deref().unwrap_or_default(), limits::NAME)?;
@@ -265,6 +270,7 @@ pub(crate) async fn change(
         pinned_worker: worker,
         selector,
         policy: policy.map(|policy| policy.apply(known.policy)).transpose()?,
+        schedules: schedules.apply(known.schedules)?,
     };
     Ok(Json(gate.pipelines().change_pipeline(request).await?.into_inner().into()))
 }

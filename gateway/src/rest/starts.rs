@@ -1,17 +1,21 @@
 //! Starting pipelines, and repeating runs.
 
-use axum::{Json, extract::State, http::StatusCode};
-use ids::{RunId, Timestamp};
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, StatusCode},
+};
+use ids::{Digest, PipelineId, RunId, Timestamp};
 use proto::{
     access::v1::ListSecretsRequest,
-    common::v1::{ArgumentValue, Build, JobSpec},
-    pipelines::v1::{BuildState, GetPipelineRequest, Pipeline},
+    common::v1::{ArgumentValue, Build, Caller, JobSpec},
+    pipelines::v1::{BuildState, CheckTriggerTokenRequest, GetPipelineRequest, Pipeline},
     scheduler::v1::{JobState, Run, RunKind, RunSpec, SubmitRunRequest},
 };
 use serde::Deserialize;
 
 use super::{
-    Params, Payload, User, pipeline_json::build_state, pipelines::pipeline, policy,
+    Anyone, Params, Payload, User, pipeline_json::build_state, pipelines::pipeline, policy,
     run_json::RunJson, runs, selectors,
 };
 use crate::{
@@ -52,7 +56,8 @@ struct Options {
     /// Seconds to wait before it is started.
     #[serde(default)]
     delay: u64,
-    /// The run's unique id: a start that is sent again makes no second run.
+    /// As the header `Idempotency-Key`: a start that is sent again makes no second run. A unique id
+    /// becomes that of the run.
     idempotency: Option<String>,
 }
 
@@ -68,26 +73,70 @@ pub(crate) async fn start(
     State(gate): State<Gate>,
     user: User,
     params: Params,
+    headers: HeaderMap,
     payload: Payload,
 ) -> Result<(StatusCode, Json<RunJson>), ApiError> {
     let options = match payload.json_or_default()? {
         Start::Arguments(args) => Options { args, ..Options::default() },
         Start::Whole(options) => options,
     };
-    let run = unique_id(options.idempotency.as_deref())?;
     let pipeline = pipeline(&gate, &params).await?;
+    let run = submit(&gate, pipeline, options, &headers, "manual", user.caller).await?;
+    Ok((StatusCode::CREATED, Json(run.into())))
+}
+
+/// Gaia's remote start: who knows the token of the pipeline may start it, and choose its arguments.
+pub(crate) async fn trigger(
+    State(gate): State<Gate>,
+    Anyone(caller): Anyone,
+    params: Params,
+    headers: HeaderMap,
+    payload: Payload,
+) -> Result<String, ApiError> {
+    let id: PipelineId = params.get("pipelineid")?;
+    let token = params.get("pipelinetoken")?;
+    let request = CheckTriggerTokenRequest { id: id.0, token };
+    let pipeline = gate.pipelines().check_trigger_token(request).await?.into_inner();
+    let options = Options { args: payload.json_or_default()?, ..Options::default() };
+    let caller = Caller { name: format!("trigger:{id}"), ..caller };
+    submit(&gate, pipeline, options, &headers, "remote", caller).await?;
+    Ok(format!("Trigger successful for pipeline: {id}"))
+}
+
+async fn submit(
+    gate: &Gate,
+    pipeline: Pipeline,
+    options: Options,
+    headers: &HeaderMap,
+    start_reason: &str,
+    caller: Caller,
+) -> Result<Run, ApiError> {
+    let id = PipelineId(pipeline.id);
+    let run = unique_id(id, options.idempotency.as_deref(), headers)?;
     let build = pipeline.build.clone().filter(|_| pipeline.version > 0);
     let build = build.ok_or_else(|| not_built(&pipeline))?;
-    check_keys(&gate, &build.jobs).await?;
-    selectors::must_be_readable(&gate, &options.selector).await?;
+    check_keys(gate, &build.jobs).await?;
+    selectors::must_be_readable(gate, &options.selector).await?;
     let request = SubmitRunRequest {
         run_id: run,
         spec: Some(spec(pipeline, build, options, gate.now())?),
-        start_reason: "manual".to_owned(),
-        caller: Some(user.caller),
+        start_reason: start_reason.to_owned(),
+        caller: Some(caller),
     };
     let run = gate.scheduler().submit_run(request).await?.into_inner();
-    Ok((StatusCode::CREATED, Json(run.into())))
+    must_be_of(id, &run)?;
+    Ok(run)
+}
+
+/// What was there under the same key may be something else.
+fn must_be_of(id: PipelineId, run: &Run) -> Result<(), ApiError> {
+    match &run.spec {
+        Some(spec) if spec.pipeline_id != id.0 => Err(ApiError::conflict(format!(
+            "`idempotency`: run {} is one of pipeline {}; use another key",
+            run.run_id, spec.pipeline_id
+        ))),
+        _ => Ok(()),
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -103,6 +152,7 @@ pub(crate) async fn rerun(
     State(gate): State<Gate>,
     user: User,
     params: Params,
+    headers: HeaderMap,
     payload: Payload,
 ) -> Result<(StatusCode, Json<RunJson>), ApiError> {
     let Again { failed_only, idempotency } = payload.json_or_default()?;
@@ -111,13 +161,15 @@ pub(crate) async fn rerun(
     let request = GetPipelineRequest { id: spec.pipeline_id, name: String::new() };
     gate.pipelines().get_pipeline(request).await?;
     check_keys(&gate, &spec.jobs).await?;
+    let id = PipelineId(spec.pipeline_id);
     let request = SubmitRunRequest {
-        run_id: unique_id(idempotency.as_deref())?,
+        run_id: unique_id(id, idempotency.as_deref(), &headers)?,
         spec: Some(spec),
         start_reason: "rerun".to_owned(),
         caller: Some(user.caller),
     };
     let run = gate.scheduler().submit_run(request).await?.into_inner();
+    must_be_of(id, &run)?;
     Ok((StatusCode::CREATED, Json(run.into())))
 }
 
@@ -141,12 +193,27 @@ fn repeated(run: &Run, failed_only: bool) -> Result<RunSpec, ApiError> {
     Ok(RunSpec { done_jobs, rerun_of: run.run_id.clone(), not_before: 0, ..spec })
 }
 
-/// Empty: the scheduler makes one.
-fn unique_id(idempotency: Option<&str>) -> Result<String, ApiError> {
-    let Some(id) = idempotency else { return Ok(String::new()) };
-    let run = id.parse::<RunId>();
-    let run = run.map_err(|error| ApiError::bad_request(format!("`idempotency`: {error}")))?;
-    Ok(run.to_string())
+/// Of the run that this key starts, now and for ever; empty: the scheduler makes one.
+fn unique_id(
+    pipeline: PipelineId,
+    key: Option<&str>,
+    headers: &HeaderMap,
+) -> Result<String, ApiError> {
+    let header = headers.get("idempotency-key").map(|value| {
+        let why = "`Idempotency-Key` holds more than letters, digits and signs: use another";
+        value.to_str().map_err(|_| ApiError::bad_request(why))
+    });
+    let Some(key) = key.map(Ok).or(header).transpose()? else { return Ok(String::new()) };
+    limits::text("idempotency", key, limits::NAME)?;
+    if key.trim().is_empty() {
+        return Err(ApiError::bad_request("`idempotency` is empty: leave it out, or give a key"));
+    }
+    if let Ok(run) = key.parse::<RunId>() {
+        return Ok(run.to_string());
+    }
+    let digest = Digest::of(format!("start of pipeline {pipeline}\n{key}").as_bytes());
+    let bytes = std::array::from_fn(|index| digest.as_bytes()[index]);
+    Ok(RunId::from_uuid(uuid::Builder::from_custom_bytes(bytes).into_uuid()).to_string())
 }
 
 fn spec(

@@ -20,6 +20,7 @@ mod pollers;
 mod process;
 mod replay;
 mod runs;
+mod schedules;
 mod selectors;
 mod users;
 mod views;

@@ -126,14 +126,19 @@ async fn a_start_says_what_is_wrong_with_it() {
     assert_eq!(unknown.message(), "the pipeline has no argument `stag`: it takes `stage`");
     let absent = start(json!([])).await.expect(400);
     assert!(absent.message().contains("stage"), "{}", absent.message());
-    let idempotency = start(json!({ "args": stage, "idempotency": "seven" })).await.expect(400);
-    assert!(idempotency.message().contains("`seven`"), "{}", idempotency.message());
+    let empty = start(json!({ "args": stage, "idempotency": " " })).await.expect(400);
+    assert_eq!(empty.message(), "`idempotency` is empty: leave it out, or give a key");
 
     let twice = json!({ "args": stage, "idempotency": "01890a5d-ac96-774b-bcce-b302099a8057" });
     let first = start(twice.clone()).await.expect(201).json();
     let second = start(twice).await.expect(201).json();
     assert_eq!(first["uniqueid"], "01890a5d-ac96-774b-bcce-b302099a8057");
     assert_eq!((&first["id"], &first["uniqueid"]), (&second["id"], &second["uniqueid"]));
+    let named = json!({ "args": stage, "idempotency": "seven" });
+    let third = start(named.clone()).await.expect(201).json();
+    let fourth = start(named).await.expect(201).json();
+    assert_eq!((&third["id"], &third["uniqueid"]), (&fourth["id"], &fourth["uniqueid"]));
+    assert_ne!(third["uniqueid"], first["uniqueid"]);
 
     let body = json!({ "name": "Later", "type": "golang", "url": "https://example.org/l.git" });
     let later = house.admin.post("pipeline", body).await.expect(200).json();

@@ -9,6 +9,7 @@ use schema::golden::{Golden, recorded};
 use uuid::Uuid;
 
 use super::*;
+use crate::domain::{MissedTicks, SchedulesWish, schedule};
 
 fn run() -> RunId {
     RunId::from_uuid(Uuid::from_u128(7))
@@ -102,6 +103,29 @@ fn events() -> Vec<Event> {
         Event::BuildFailed { pipeline, run: run(), reason: "no gcc".into(), at },
         Event::PipelineDeleted { pipeline, by: "user:ann".into(), at },
     ]
+    .into_iter()
+    .chain(plan_events().map(Event::Plan))
+    .collect()
+}
+
+fn plan_events() -> [schedule::Event; 6] {
+    let (pipeline, at, tick) = (PipelineId(3), Timestamp(1_000), Timestamp(2_000));
+    let (by, cron) = (|| "user:ann".to_owned(), || "@every 1h".to_owned());
+    let wish = SchedulesWish {
+        crons: vec!["0 0 3 * * *".into(), cron()],
+        time_zone: "Europe/Berlin".into(),
+        missed: MissedTicks::Once,
+    };
+    let schedules = wish.read().unwrap();
+    let hash = Digest::from_bytes([9; 32]);
+    [
+        schedule::Event::SchedulesSet { pipeline, schedules, by: by(), at },
+        schedule::Event::ScheduleFired { pipeline, cron: cron(), tick, run: run(), at },
+        schedule::Event::TickSkipped { pipeline, cron: cron(), tick, reason: "away".into(), at },
+        schedule::Event::StartRefused { pipeline, run: run(), reason: "no".into(), at },
+        schedule::Event::TriggerTokenSet { pipeline, hash: Some(hash), by: by(), at },
+        schedule::Event::TriggerTokenSet { pipeline, hash: None, by: by(), at },
+    ]
 }
 
 #[test]
@@ -115,7 +139,7 @@ fn run_event(event_type: &str, event: impl Message) -> Option<Fact> {
 }
 
 #[test]
-fn of_submitted_runs_only_builds_matter() {
+fn of_submitted_runs_only_builds_and_scheduled_ones_matter() {
     let submitted = |kind: RunKind| RunSubmitted {
         run_id: run().to_string(),
         spec: Some(RunSpec { kind: kind.into(), pipeline_id: 3, ..RunSpec::default() }),
@@ -124,6 +148,10 @@ fn of_submitted_runs_only_builds_matter() {
     let noted = Fact::BuildSubmitted { run: run(), pipeline: PipelineId(3) };
     assert_eq!(run_event("RunSubmitted", submitted(RunKind::Build)), Some(noted));
     assert_eq!(run_event("RunSubmitted", submitted(RunKind::Pipeline)), None);
+    let mut scheduled = submitted(RunKind::Pipeline);
+    scheduled.start_reason = SCHEDULED.into();
+    let noted = Fact::StartSubmitted { run: run(), pipeline: PipelineId(3) };
+    assert_eq!(run_event("RunSubmitted", scheduled), Some(noted));
 }
 
 #[test]

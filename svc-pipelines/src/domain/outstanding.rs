@@ -1,7 +1,7 @@
 //! What must be done about the world. Derived from the state rather than queued beside it, so that a
 //! restart resumes where a crash stopped; costs what is outstanding, not what exists.
 
-use ids::RunId;
+use ids::{PipelineId, RunId, Timestamp};
 
 use super::{Pipeline, Stage, State};
 
@@ -21,5 +21,17 @@ impl State {
     /// Runs that only waste a worker's time.
     pub fn to_cancel(&self) -> impl Iterator<Item = RunId> {
         self.unwanted.iter().copied()
+    }
+
+    /// Starts that the scheduler may not know yet.
+    pub fn to_start(&self) -> impl Iterator<Item = (RunId, &Pipeline)> {
+        let starting = self.starting.iter().filter_map(|id| self.pipelines.get(id));
+        starting.flat_map(|pipeline| pipeline.plan.starts.keys().map(move |&run| (run, pipeline)))
+    }
+
+    /// When the next schedule wants something, and whose it is.
+    #[must_use]
+    pub fn next_tick(&self) -> Option<(Timestamp, PipelineId)> {
+        self.due.first().copied()
     }
 }

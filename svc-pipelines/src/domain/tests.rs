@@ -1,5 +1,8 @@
 //! Examples and properties of what pipelines decide.
 
+mod cron;
+mod schedules;
+
 use std::collections::{BTreeMap, HashSet};
 
 use ids::Digest;
@@ -482,7 +485,19 @@ impl Input {
                     (*run, *pipeline) = (awaited, build.pipeline);
                 }
             }
-            Self::Command(Command::ChangePipeline { .. } | Command::DeletePipeline { .. })
+            Self::Command(Command::Tick { runs, .. }) => *runs = vec![fresh],
+            Self::Command(Command::RefuseStart { run, .. })
+            | Self::Fact(Fact::StartSubmitted { run, .. }) => {
+                if let Some((waits, _)) = state.to_start().next() {
+                    *run = waits;
+                }
+            }
+            Self::Command(
+                Command::ChangePipeline { .. }
+                | Command::DeletePipeline { .. }
+                | Command::SetSchedules { .. }
+                | Command::SetTriggerToken { .. },
+            )
             | Self::Fact(Fact::Pipeline(_)) => {}
         }
         self
@@ -510,10 +525,23 @@ fn any_input() -> impl Strategy<Value = Input> {
         Just(conclude(0)),
         Just(conclude(0)),
         Just(Command::RefuseBuild { run: run(0), reason: "no".into(), at: AT }),
+        (pipeline(), 0..3_usize).prop_map(|(pipeline, count)| {
+            let crons = ["@every 1s", "0 * * * * *"].iter().take(count);
+            let crons = crons.map(|&cron| cron.to_owned()).collect();
+            let schedules = SchedulesWish { crons, ..SchedulesWish::default() };
+            Command::SetSchedules { pipeline, schedules, by: "me".into(), at: AT }
+        }),
+        (pipeline(), 0..200_000_u64).prop_map(|(pipeline, at)| Command::Tick {
+            pipeline,
+            runs: vec![],
+            at: Timestamp(at)
+        }),
+        Just(Command::RefuseStart { run: run(0), reason: "no".into(), at: AT }),
     ];
     let fact = prop_oneof![
         pipeline().prop_map(|pipeline| Fact::BuildSubmitted { run: run(0), pipeline }),
         outcome.prop_map(|outcome| ended(0, outcome)),
+        pipeline().prop_map(|pipeline| Fact::StartSubmitted { run: run(0), pipeline }),
     ];
     prop_oneof![3 => command.prop_map(Input::Command), 2 => fact.prop_map(Input::Fact)]
 }
@@ -535,6 +563,7 @@ fn create(id: u64, wish: Wish, run_number: u128) -> Command {
     Command::CreatePipeline {
         id: PipelineId(id),
         wish,
+        schedules: SchedulesWish::default(),
         sealed: Sealed(vec![1, 2, 3]),
         run: run(run_number),
         by: "me".into(),
