@@ -94,12 +94,17 @@ impl Held {
         events: &[NewEvent],
     ) -> Option<Appended> {
         let places = self.places(stream);
-        let mut firsts = standing.places_of_retry(expected);
-        if matches!(expected, Expected::Any | Expected::Exists) {
-            let is_first = |&place: &usize| self.events[place].event.id == events[0].id;
-            firsts[0] = places.iter().rposition(is_first).map(|first| first as u64);
-        }
-        firsts.into_iter().flatten().find_map(|first| {
+        let is_first = |&place: &usize| self.events[place].event.id == events[0].id;
+        let anywhere = match expected {
+            Expected::Revision(_) => None,
+            _ => places
+                .iter()
+                .rposition(is_first)
+                .map(|first| first as u64)
+                .filter(|first| standing.may_have_gone_to(*first, expected)),
+        };
+        let firsts = standing.places_of_retry(expected).into_iter().chain([anywhere]);
+        firsts.flatten().find_map(|first| {
             let first = usize::try_from(first).ok()?;
             let earlier = places.get(first..first.checked_add(events.len())?)?;
             let mut pairs = earlier.iter().zip(events);

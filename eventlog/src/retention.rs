@@ -153,6 +153,16 @@ impl Standing {
         }
     }
 
+    /// Whether an append with this expectation can have gone there earlier: without events a stream
+    /// was only before its first one, and where a deletion hides what was before.
+    pub(crate) fn may_have_gone_to(&self, first: u64, expected: Expected) -> bool {
+        match expected {
+            Expected::Any | Expected::Exists => true,
+            Expected::None => first <= self.truncated_before(),
+            Expected::Revision(revision) => revision.checked_add(1) == Some(first),
+        }
+    }
+
     /// The first revision that neither truncation nor deletion hides.
     pub(crate) fn truncated_before(&self) -> u64 {
         self.deleted_before.or(self.metadata.truncate_before).unwrap_or(0)

@@ -27,6 +27,7 @@ contract!(
         what_is_no_metadata_is_refused,
         a_deleted_stream_is_empty_and_goes_on,
         a_delete_needs_what_it_expects,
+        a_retry_is_known_after_another_delete,
         setting_metadata_brings_nothing_deleted_back,
         a_tombstone_ends_a_stream,
         names_of_the_logs_own_are_refused,
@@ -260,6 +261,19 @@ async fn a_delete_needs_what_it_expects(log: &Log) {
     log.delete("none", Expected::Exists).await.unwrap_err();
     assert_eq!(log.next_position().await.unwrap(), 3);
     assert_eq!(all(log.read_stream("run-1", 0, 10)).await.len(), 3);
+}
+
+async fn a_retry_is_known_after_another_delete(log: &Log) {
+    fill(log, "run-1", 3).await;
+    log.delete("run-1", Expected::Any).await.unwrap();
+    let first = log.append("run-1", Expected::None, events(10..12)).await.unwrap();
+    log.delete("run-1", Expected::Any).await.unwrap();
+    let again = log.append("run-1", Expected::None, events(10..12)).await.unwrap();
+    assert_eq!(again, first);
+    let fresh = log.append("run-1", Expected::None, events(12..13)).await.unwrap();
+    assert_eq!(fresh.revision, first.revision + 1);
+    let again = log.append("run-1", Expected::None, events(10..12)).await.unwrap();
+    assert_eq!(again, first);
 }
 
 async fn setting_metadata_brings_nothing_deleted_back(log: &Log) {

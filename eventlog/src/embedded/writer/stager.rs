@@ -186,14 +186,18 @@ impl Stager {
         events: &[NewEvent],
         committer: &Mutex<Committer>,
     ) -> io::Result<Option<Appended>> {
-        let mut firsts = standing.places_of_retry(expected);
-        if matches!(expected, Expected::Any | Expected::Exists)
+        let mut recent = None;
+        if !matches!(expected, Expected::Revision(_))
             && let Some(position) = self.recent.position(events[0].id)
         {
             self.flush(position + 1, committer)?;
-            firsts[0] = self.shared.index().revision(stream, position);
+            recent = self
+                .shared
+                .index()
+                .revision(stream, position)
+                .filter(|first| standing.may_have_gone_to(*first, expected));
         }
-        for first in firsts.into_iter().flatten() {
+        for first in standing.places_of_retry(expected).into_iter().chain([recent]).flatten() {
             if standing.next_revision < first.saturating_add(events.len() as u64) {
                 continue;
             }
