@@ -1,6 +1,6 @@
 //! `gaia log`: the log's own files, looked at without a server, and the log as a server of its own.
 //!
-//! In reading order: `files` (inspect, verify, stats, repair), `export` (export, import), `line` (an
+//! In reading order: `files` (inspect, verify, stats, repair, scavenge), `export` (export, import), `line` (an
 //! event as a line of an export).
 
 mod export;
@@ -33,6 +33,8 @@ pub(crate) enum LogCommand {
     Stats(LogArgs),
     /// Cut what a log's end or damage left, and keep the cut bytes beside it
     Repair(RepairArgs),
+    /// Take what streams hide (deleted, truncated, too old) out of the files; the chain still holds
+    Scavenge(LogArgs),
     /// Write the events as JSON Lines or CloudEvents, without what is secret
     Export(ExportArgs),
     /// Make a log of an export that was made with `--raw`
@@ -49,6 +51,7 @@ pub(crate) async fn log(command: LogCommand, output: Output) -> Result<u8> {
         LogCommand::Inspect(args) => files::inspect(&args, output),
         LogCommand::Stats(args) => files::stats(&args, output),
         LogCommand::Repair(args) => files::repair(&args, output),
+        LogCommand::Scavenge(args) => files::scavenge(&args, output),
         LogCommand::Export(args) => export::export(&args),
         LogCommand::Import(args) => export::import(&args, output),
     };

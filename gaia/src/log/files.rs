@@ -1,7 +1,7 @@
 //! Looks at the files of a log, and repairs them.
 //!
 //! Invariants:
-//! - Only `repair` changes anything, and it keeps every byte that it cuts.
+//! - Only `repair` and `scavenge` change anything; a repair keeps every byte that it cuts.
 //! - What may have been acknowledged goes only when that is asked for by name.
 
 use std::{
@@ -280,6 +280,32 @@ fn mend(dir: &Path, lose: bool) -> Result<Repaired> {
     Ok(Repaired { events, why: Some(wound.why), kept: Some(kept) })
 }
 
+#[derive(Serialize)]
+struct Scavenged {
+    removed: u64,
+    kept: u64,
+    files: usize,
+    freed_bytes: u64,
+}
+
+pub(crate) fn scavenge(args: &LogArgs, output: Output) -> Result<()> {
+    let done = eventlog::scavenge(&args.data, Clock::system().now())?;
+    let eventlog::Scavenged { removed, kept, files, freed_bytes } = done;
+    let done = Scavenged { removed, kept, files, freed_bytes };
+    output.show(&done, |done| {
+        let old = match done.kept {
+            0 => String::new(),
+            kept => {
+                format!(" {kept} more stand in files of an older format, which stay as they are.")
+            }
+        };
+        format!(
+            "{} events are gone from {} files, which are {} bytes smaller; the chain holds.{old}",
+            done.removed, done.files, done.freed_bytes
+        )
+    })
+}
+
 /// The remains of a last write that nobody was told of.
 fn torn(dir: &Path) -> Result<Option<Wound>> {
     let found = eventlog::verify(dir)?;
@@ -384,6 +410,21 @@ mod tests {
         assert!(kept.starts_with(b"half a record"));
         assert_eq!(eventlog::verify(&log).unwrap().unfinished, 0);
         assert!(eventlog::Log::open(&log, Clock::system()).is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_a_stream_hides_goes_and_the_chain_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        sample(dir.path()).await;
+        let head = files::head(dir.path()).unwrap();
+        let log = LogArgs { data: dir.path().into() };
+        scavenge(&log, Output::Json).unwrap();
+        let found = eventlog::verify(dir.path()).unwrap();
+        assert_eq!((found.events, found.removed), (8, 3));
+        assert_eq!(files::head(dir.path()).unwrap(), head);
+        let missing = LogArgs { data: dir.path().join("none") };
+        assert!(scavenge(&missing, Output::Json).is_err());
+        assert!(!missing.data.exists());
     }
 
     #[tokio::test]
