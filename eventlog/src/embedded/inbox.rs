@@ -120,8 +120,12 @@ impl Inbox {
         state.crowd = answered + state.staged + state.waiting.len();
         state.patience = took / 2;
         state.since = Some(Instant::now());
+        // With nothing to do, whoever stages would only wake to wait again.
+        let awaited = state.staged > 0 || !state.waiting.is_empty() || state.closed;
         drop(state);
-        self.changed.notify_all();
+        if awaited {
+            self.changed.notify_all();
+        }
     }
 
     /// What waits is still taken.
