@@ -15,7 +15,7 @@ fn main() {
         .map(|number| ids::Digest::of(&number.to_le_bytes()).to_string()[..32].to_owned())
         .collect();
     let text = |secret: &str| {
-        let line = "   Compiling some-crate v1.2.3 (/home/builder/work/some-crate): ok in 0.42 s\n";
+        let line = "   Compiling some-crate v1.2.3 (registry): ok in 0.42 s\n";
         let lines = (0..10_000).map(|number| match number % 100 {
             0 => format!("token={secret} {line}"),
             _ => line.to_owned(),
