@@ -8,6 +8,8 @@
 //! 3. append all events of the batch, and wait until they are durable;
 //! 4. only then answer the callers, look at the state for readers, and wake those who act on it.
 //!
+//! Where two processes share the streams, one leads, by a [`Lease`], and the other is a [`Standby`].
+//!
 //! Nothing is believed before it is durable: a failed append stops the task for good, and with it the
 //! process. A restart replays what was stored. Own events stand in the log in the order in which they
 //! were decided, whatever their streams, so a replay folds them as the living state did.
@@ -16,7 +18,10 @@
 //! any knowledge of what a command means.
 
 mod batch;
+mod lease;
 mod past;
+mod replay;
+mod standby;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -32,11 +37,14 @@ use tokio::{
 use crate::{
     Fold, Log, Recorded,
     log::{AppendError, LogError},
-    snapshot::{Snapshot, Snapshots},
+    snapshot::Snapshots,
 };
+pub use lease::{Lease, Moment};
 pub use past::Past;
+use replay::{Replayed, replay};
+pub use standby::{Fence, Standby};
 pub(crate) use task::Revisions;
-use task::{Task, is_in};
+use task::{NOTICES, Task};
 
 /// How a domain meets the log. `S` is the state, `C` its commands, `E` the events that it decides
 /// and owns, `R` its refusals. `S::Event` may be wider than `E`: it also holds the few facts of other
@@ -164,6 +172,17 @@ pub enum OwnerError {
     Log(#[from] LogError),
     #[error(transparent)]
     Decode(#[from] DecodeError),
+    /// Another process leads; this one has appended nothing since.
+    #[error("this process led in term {term}, and another one was elected for term {by}")]
+    Deposed { term: u64, by: u64 },
+}
+
+impl OwnerError {
+    /// Whether somebody else writes these streams now, so that this process must not, and all is well.
+    #[must_use]
+    pub fn is_loss_of_leadership(&self) -> bool {
+        matches!(self, Self::Deposed { .. } | Self::Append(AppendError::Conflict { .. }))
+    }
 }
 
 /// A handle to the task; cheap to clone. The task ends when the last handle is gone.
@@ -213,37 +232,17 @@ where
         rules: Rules<S, C, E, R>,
         snapshots: Option<Snapshots<S>>,
     ) -> Result<(Self, JoinHandle<Result<(), OwnerError>>), OwnerError> {
-        let snapshot = match &snapshots {
-            Some(snapshots) => snapshots.load(&log).await?,
-            None => None,
-        };
-        let Snapshot { next: from, mut state, mut revisions } = snapshot.unwrap_or_default();
-        let wanted = [rules.owns, rules.follows].concat();
-        let end = log.next_position().await?;
-        let mut stored = log.read_all(from, &wanted);
-        while let Some(recorded) = stored.next().await {
-            let recorded = recorded?;
-            if recorded.position >= end {
-                break;
-            }
-            if let Some(event) = rules.decode(&recorded)? {
-                state.evolve(&event);
-            }
-            if is_in(&recorded.stream, rules.owns) {
-                revisions.set(&recorded.stream, recorded.revision);
-            }
-        }
-        if let Some(snapshots) = snapshots.as_ref().filter(|kept| kept.is_due(from, end)) {
-            snapshots.save(&log, end, &state, &revisions).await?;
-        }
+        let Replayed { state, revisions, end } = replay(&log, &rules, snapshots.as_ref()).await?;
         let (inbox, receiver) = mpsc::channel(INBOX);
         let (bump, changes) = watch::channel(0);
         let foreign = match rules.follows {
             [] => stream::pending().boxed(),
             follows => log.subscribe(end, follows),
         };
+        let foreign = foreign.ready_chunks(NOTICES);
         let snapshot = snapshots.map(|snapshots| snapshots.file());
-        let task = Task { log, rules, state, revisions, receiver, bump, snapshot };
+        let lease = None;
+        let task = Task { log, rules, state, revisions, receiver, bump, snapshot, lease };
         Ok((Self { inbox, changes }, tokio::spawn(task.run(foreign))))
     }
 

@@ -6,11 +6,14 @@ use std::{
     path::PathBuf,
 };
 
-use futures::{StreamExt, future};
-use tokio::sync::{mpsc, watch};
+use futures::{StreamExt, future, stream::ReadyChunks};
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep,
+};
 
 use super::{
-    INBOX, Input, OwnerError, Read, Reply, Rules,
+    INBOX, Input, Lease, OwnerError, Read, Reply, Rules,
     batch::{Append, Appends, new_event},
 };
 use crate::{
@@ -20,7 +23,7 @@ use crate::{
 };
 
 /// Foreign events that are folded in one turn at most, so that commands get theirs.
-const NOTICES: usize = 256;
+pub(super) const NOTICES: usize = 256;
 
 pub(super) struct Task<S: Fold, C, E, R> {
     pub(super) log: Log,
@@ -31,6 +34,8 @@ pub(super) struct Task<S: Fold, C, E, R> {
     pub(super) bump: watch::Sender<u64>,
     /// What the start may have gone on from.
     pub(super) snapshot: Option<PathBuf>,
+    /// `None`: nobody else can write these streams.
+    pub(super) lease: Option<Lease>,
 }
 
 /// What one turn will do once its events are durable.
@@ -55,10 +60,19 @@ where
     S::Event: From<E>,
     E: Clone,
 {
-    pub(super) async fn run(mut self, foreign: Subscription) -> Result<(), OwnerError> {
-        let mut foreign = foreign.ready_chunks(NOTICES);
+    pub(super) async fn run(
+        mut self,
+        mut foreign: ReadyChunks<Subscription>,
+    ) -> Result<(), OwnerError> {
         let mut inputs = Vec::new();
+        let pace = self.lease.as_ref().map(Lease::pace);
         loop {
+            let look = async {
+                match pace {
+                    Some(pace) => sleep(pace).await,
+                    None => future::pending().await,
+                }
+            };
             tokio::select! {
                 taken = self.receiver.recv_many(&mut inputs, INBOX) => {
                     if taken == 0 {
@@ -70,14 +84,31 @@ where
                     Some(events) => self.notice(events)?,
                     None => return Err(LogError::Stopped("the subscription ended".into()).into()),
                 },
+                () = look => if let Some(lease) = &mut self.lease {
+                    lease.confirm().await?;
+                },
             }
         }
     }
 
-    fn notice(&mut self, events: Vec<Result<Recorded, LogError>>) -> Result<(), OwnerError> {
+    pub(super) fn notice(
+        &mut self,
+        events: impl IntoIterator<Item = Result<Recorded, LogError>>,
+    ) -> Result<(), OwnerError> {
         let mut changed = false;
         for recorded in events {
-            if let Some(event) = self.rules.decode(&recorded?)? {
+            let recorded = recorded?;
+            if let Some(lease) = self.lease.as_ref().filter(|lease| lease.is_of(&recorded.stream)) {
+                // Older ones are known; this process would not lead otherwise.
+                lease.check(recorded.revision.max(lease.term()))?;
+                continue;
+            }
+            // Own streams come only to one who leads, and hold little that it has not written itself.
+            let own = is_in(&recorded.stream, self.rules.owns);
+            if own && !self.revisions.learn(&recorded.stream, recorded.revision) {
+                continue;
+            }
+            if let Some(event) = self.rules.decode(&recorded)? {
                 self.state.evolve(&event);
                 changed = true;
             }
@@ -93,6 +124,10 @@ where
         inputs: impl Iterator<Item = Input<S, C, E, R>>,
     ) -> Result<(), OwnerError> {
         let mut turn = Turn::default();
+        // Not even a look at the state is answered without.
+        if let Some(lease) = &mut self.lease {
+            lease.hold().await?;
+        }
         for input in inputs {
             match input {
                 Input::Command { command, origin, reply } => {
@@ -121,6 +156,9 @@ where
 
     async fn finish(&mut self, turn: Turn<S, E, R>) -> Result<(), OwnerError> {
         if !turn.appends.is_empty() {
+            if let Some(lease) = &mut self.lease {
+                lease.hold().await?;
+            }
             self.append(turn.appends.into_appends()).await?;
             self.changed();
         }
@@ -193,8 +231,21 @@ impl Revisions {
         self.last.insert(self.key(stream), revision);
     }
 
+    pub(super) fn get(&self, stream: &str) -> Option<u64> {
+        self.last.get(&self.key(stream)).copied()
+    }
+
+    /// Whether that is news.
+    pub(super) fn learn(&mut self, stream: &str, revision: u64) -> bool {
+        let news = self.get(stream).is_none_or(|known| known < revision);
+        if news {
+            self.set(stream, revision);
+        }
+        news
+    }
+
     /// What to expect of the stream before `count` events are appended to it.
-    fn advance(&mut self, stream: &str, count: u64) -> Expected {
+    pub(super) fn advance(&mut self, stream: &str, count: u64) -> Expected {
         use std::collections::hash_map::Entry;
         match self.last.entry(self.key(stream)) {
             Entry::Vacant(entry) => {

@@ -1,6 +1,7 @@
 //! The shell around a small bank: accounts of our own, and a foreign stream of holidays.
 
 mod snapshots;
+mod standby;
 
 use std::{sync::Arc, time::Duration};
 
