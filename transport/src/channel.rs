@@ -3,6 +3,7 @@
 mod connect;
 mod exchange;
 mod http2;
+mod leader;
 mod remote;
 mod watched;
 
@@ -11,6 +12,8 @@ use axum::Router;
 use connect::Target;
 pub(crate) use exchange::{Failure, Upload};
 use identity::Peer;
+use leader::Leader;
+pub use leader::Switch;
 use remote::Remote;
 use std::{
     pin::Pin,
@@ -46,6 +49,7 @@ pub struct Channel {
 enum Way {
     Local(Arc<Local>),
     Remote(Arc<Remote>),
+    Leader(Arc<Leader>),
 }
 
 impl Channel {
@@ -67,18 +71,29 @@ impl Channel {
         Ok(Self { way: Way::Remote(Arc::new(remote)), last: Arc::default() })
     }
 
+    /// To one of several servers that do the same; the switch says when it is another.
+    pub fn to_leader(first: Self) -> (Self, Switch) {
+        let leader = Arc::new(Leader::new(first));
+        let way = Way::Leader(Arc::clone(&leader));
+        (Self { way, last: Arc::default() }, Switch(leader))
+    }
+
     /// Connects anew for the calls to come, so that they show the credentials of now; calls that run
     /// keep their connection. When this fails, everything is as before.
     pub async fn reconnect(&self) -> Result<(), Status> {
         match &self.way {
             Way::Local(_) => Ok(()),
             Way::Remote(remote) => remote.reconnect().await,
+            Way::Leader(leader) => Box::pin(leader.channel().reconnect()).await,
         }
     }
 
     /// What the last call went over; `None` before the first.
     pub fn protocol(&self) -> Option<Protocol> {
-        self.last.get()
+        match &self.way {
+            Way::Leader(leader) => leader.channel().protocol(),
+            Way::Local(_) | Way::Remote(_) => self.last.get(),
+        }
     }
 }
 
@@ -100,6 +115,7 @@ impl tower::Service<http::Request<Body>> for Channel {
                     local.call(request).await.ok_or_else(ChannelError::stopped)
                 }
                 Way::Remote(remote) => remote.call(request, |protocol| last.set(protocol)).await,
+                Way::Leader(leader) => leader.call(request).await,
             }
         })
     }

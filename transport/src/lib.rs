@@ -13,7 +13,7 @@ mod server;
 mod standing;
 
 pub use access::services_only;
-pub use channel::{Channel, ChannelError, InvalidServer, Protocols};
+pub use channel::{Channel, ChannelError, InvalidServer, Protocols, Switch};
 pub use connection::{Connection, Protocol};
 pub use server::{Server, refused_handshakes};
 pub use standing::Watchlist;
