@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, env, error::Error, fmt::Write, fs, path::Path};
 
 use prost_types::FileDescriptorSet;
 
-const FILES: [&str; 22] = [
+const FILES: [&str; 23] = [
     "worker.proto",
     "plugin.proto",
     "go_plugin.proto",
@@ -14,6 +14,7 @@ const FILES: [&str; 22] = [
     "gaia/registry_events.proto",
     "gaia/scheduler.proto",
     "gaia/scheduler_events.proto",
+    "gaia/leadership_events.proto",
     "gaia/artifacts.proto",
     "gaia/artifacts_events.proto",
     "gaia/logs.proto",

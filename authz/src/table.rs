@@ -91,6 +91,8 @@ pub const fn of_rpc(rpc: Rpc) -> Needs {
         | Rpc::SchedulerSetLimit
         | Rpc::SchedulerListLimits
         | Rpc::SchedulerListLoads => GATEWAY,
+        // One scheduler listens to the other.
+        Rpc::LeadershipWatch => Needs::Services(&["svc-scheduler"]),
 
         // svc-artifacts
         Rpc::ArtifactsPutArtifact | Rpc::ArtifactsStatArtifact | Rpc::ArtifactsGetArtifact => {
@@ -148,7 +150,7 @@ const STREAMS: &[(&str, &[&str])] = &[
         "svc-registry",
         &["worker-", "environment-", "registration", "jointoken-", "certificate-", "authority"],
     ),
-    ("svc-scheduler", &["run-", "limit-"]),
+    ("svc-scheduler", &["run-", "limit-", "scheduler-"]),
     ("svc-artifacts", &["artifact-"]),
     ("svc-logs", &["runlog-"]),
     ("svc-pipelines", &["pipeline-"]),

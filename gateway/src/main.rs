@@ -23,7 +23,7 @@ fn main() -> ExitCode {
 fn deps(host: Host) -> Result<Deps> {
     Ok(Deps {
         registry: RegistryClient::new(host.service("svc-registry")?),
-        scheduler: SchedulerClient::new(host.service("svc-scheduler")?),
+        scheduler: SchedulerClient::new(host.scheduler()?),
         artifacts: ArtifactsClient::new(host.service("svc-artifacts")?),
         logs: LogsClient::new(host.service("svc-logs")?),
         pipelines: PipelinesClient::new(host.service("svc-pipelines")?),

@@ -3,6 +3,7 @@
 //! Every `main.rs` of the house is a call of [`main`]. The process ends when the service cannot go on:
 //! nothing is answered that is not durable, and whoever started it starts it again.
 
+pub mod leader;
 mod signals;
 pub mod trust;
 
@@ -17,7 +18,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use eventlog::{Clock, Log};
 use identity::{Credentials, Live, MasterKey, Peer};
@@ -25,7 +26,8 @@ use proto::registry::v1::registry_client::RegistryClient;
 use serde::{Deserialize, de::DeserializeOwned};
 pub use signals::{Signals, shutdown, signals};
 use tokio::task::{JoinHandle, JoinSet};
-use transport::{Channel, Protocols, Server};
+use tokio_util::sync::CancellationToken;
+use transport::{Channel, InvalidServer, Protocols, Server};
 
 #[derive(Parser, Debug)]
 struct Arguments {
@@ -64,13 +66,20 @@ pub struct Host {
     pub clock: Clock,
     /// Folder for the service's own files; it exists.
     pub data: PathBuf,
+    /// Fires when the process is asked to end; calls that run still get a while.
+    pub shutdown: CancellationToken,
     /// File of the master key.
     master_key: PathBuf,
+    /// Where it listens.
+    listen: SocketAddr,
     live: Live,
     services: BTreeMap<String, String>,
     /// Every way to another service, of which there are few.
     channels: Arc<Mutex<Vec<Channel>>>,
 }
+
+/// Makes a way to the service at an address.
+pub type Dial = Arc<dyn Fn(&str) -> Result<Channel, InvalidServer> + Send + Sync>;
 
 impl Host {
     /// The way to another service.
@@ -81,6 +90,37 @@ impl Host {
         let channel = remote(address, name, &self.live)?;
         self.channels.lock().unwrap_or_else(PoisonError::into_inner).push(channel.clone());
         Ok(channel)
+    }
+
+    /// The way to the scheduler that leads: at first the configured one, then whom the log names.
+    pub fn scheduler(&self) -> Result<Channel> {
+        let first = self.service(leader::SCHEDULER)?;
+        let channel = leader::scheduler(first, self.log.clone(), self.live.clone());
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner).push(channel.clone());
+        Ok(channel)
+    }
+
+    /// Where other processes reach this one, if it listens at one address.
+    pub fn address(&self) -> Result<String> {
+        ensure!(
+            !self.listen.ip().is_unspecified(),
+            "this service listens at {}, which nobody can call: set `address` under [service] to the \
+             https://host:port by which others reach it",
+            self.listen
+        );
+        Ok(format!("https://{}", self.listen))
+    }
+
+    /// Makes ways to services of this name that come and go, over TCP.
+    pub fn dial(&self, name: &'static str) -> Dial {
+        let live = self.live.clone();
+        Arc::new(move |address| {
+            let tls = identity::live_client_tls(&live).map_err(|error| InvalidServer {
+                text: address.to_owned(),
+                why: format!("this service's credentials cannot be used: {error}"),
+            })?;
+            Channel::remote(address, name, tls, Protocols::Http2)
+        })
     }
 
     pub fn master_key(&self) -> Result<MasterKey> {
@@ -129,7 +169,13 @@ where
     fs::create_dir_all(&settings.data)
         .with_context(|| format!("create the data folder {}", settings.data.display()))?;
     let channels = Arc::new(Mutex::new(vec![]));
+    let shutdown = shutdown()?;
+    let server = Server::bind_live(settings.listen, &live)
+        .await
+        .with_context(|| format!("listen on {}", settings.listen))?;
     let host = Host {
+        listen: server.local_addr(),
+        shutdown: shutdown.clone(),
         log: Log::esdb(&settings.log, Some(&settings.identity))?,
         clock: Clock::system(),
         master_key: settings.master_key.unwrap_or_else(|| settings.data.join("master.key")),
@@ -139,10 +185,6 @@ where
         channels: Arc::clone(&channels),
     };
     let registry = host.service("svc-registry").ok().map(RegistryClient::new);
-    let shutdown = shutdown()?;
-    let server = Server::bind_live(settings.listen, &live)
-        .await
-        .with_context(|| format!("listen on {}", settings.listen))?;
     let (router, task) = start(host, settings.service).await?;
     let mut background = JoinSet::new();
     if let Some(registry) = registry {

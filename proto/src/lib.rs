@@ -99,6 +99,13 @@ pub mod scheduler {
         }
     }
 }
+pub mod leadership {
+    pub mod events {
+        pub mod v1 {
+            tonic::include_proto!("gaia.leadership.events.v1");
+        }
+    }
+}
 pub mod artifacts {
     pub mod v1 {
         tonic::include_proto!("gaia.artifacts.v1");

@@ -8,7 +8,7 @@ use svc_pipelines::{Config, Deps, start};
 fn main() -> ExitCode {
     host::main("svc-pipelines", |host, config: Config| async move {
         let deps = Deps {
-            scheduler: SchedulerClient::new(host.service("svc-scheduler")?),
+            scheduler: SchedulerClient::new(host.scheduler()?),
             master_key: host.master_key()?,
             log: host.log,
             clock: host.clock,

@@ -26,7 +26,11 @@ pub(crate) const LIMITS: &str = "limit-";
 pub(crate) const WORKERS: &str = "worker-";
 
 pub(crate) fn stream(event: &Event) -> String {
-    match event.subject() {
+    subject_stream(event.subject())
+}
+
+pub(crate) fn subject_stream(subject: Subject<'_>) -> String {
+    match subject {
         Subject::Run(run) => format!("{RUNS}{run}"),
         Subject::Gate(Gate::Pipeline(id)) => format!("{LIMITS}pipeline-{id}"),
         Subject::Gate(Gate::Group(name)) => format!("{LIMITS}group-{name}"),

@@ -7,7 +7,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use eventlog::{Clock, Origin, Stopped};
+use eventlog::{Clock, Stopped};
 use ids::{LeaseToken, RunId, Timestamp, WorkerId};
 use proto::scheduler::v1::Instruction;
 use tokio::{
@@ -20,7 +20,7 @@ use crate::{
     connections::{Notice, Notices},
     domain::{Command, Connected, Event, Lease, Presence, State},
     ledger::{Gone, Ledger, Overdue, cancel},
-    service::Owner,
+    service::{Owner, origin},
 };
 
 /// Most assignments that are made durable together.
@@ -247,8 +247,4 @@ impl Effects {
             }
         });
     }
-}
-
-fn origin() -> Origin {
-    Origin::service("svc-scheduler")
 }

@@ -9,7 +9,7 @@ use eventlog::Fold;
 use ids::{PipelineId, RunId, RunNumber, Timestamp, WorkerId};
 
 use super::{
-    Event, Fact, RunKind,
+    Event, Fact, RunKind, Subject,
     limit::{Crowd, Gate, Limit},
     queue::{Class, Owner, Place, Queue},
     run::{Run, RunState},
@@ -41,6 +41,9 @@ pub struct State {
     // From both `run-*` and `limit-*`.
     crowds: HashMap<Gate, Crowd>,
     crowded: BTreeSet<Gate>,
+    // From `limit-*`.
+    /// Every gate that ever had a limit.
+    limited: BTreeSet<Gate>,
     // From `worker-*`.
     workers: BTreeMap<WorkerId, Worker>,
     // From both, a function of `held` and `workers`.
@@ -187,6 +190,12 @@ impl State {
             .filter_map(|(gate, crowd)| Some((gate, crowd.limit?, crowd.held, crowd.staying.len())))
     }
 
+    /// All that a command may still change, but for what does not exist yet.
+    pub fn writable(&self) -> impl Iterator<Item = Subject<'_>> {
+        let open = self.open.iter().map(|&(_, id)| Subject::Run(id));
+        open.chain(self.limited.iter().map(Subject::Gate))
+    }
+
     pub(super) fn crowd(&self, gate: &Gate) -> Option<&Crowd> {
         self.crowds.get(gate)
     }
@@ -255,6 +264,7 @@ impl State {
 
     fn evolve_own(&mut self, event: &Event) {
         if let Event::LimitChanged { gate, limit, .. } = event {
+            self.limited.insert(gate.clone());
             self.change_crowd(gate, |crowd| crowd.limit = *limit);
         }
         if let Some(run) = event.run() {
@@ -287,7 +297,7 @@ impl State {
         } else if let Some(run) = Run::submitted(event) {
             let (pipeline, place) = (run.spec.pipeline, (run.submitted_at, id));
             if run.spec.kind == RunKind::Pipeline {
-                self.numbered.insert((pipeline, run.number), id);
+                self.number(pipeline, run.number, place);
             }
             self.by_pipeline.insert((pipeline, run.submitted_at, id));
             self.by_time.insert(place);
@@ -298,6 +308,16 @@ impl State {
             self.runs.insert(id, run);
             self.change_part(&gates, place, &owner, Part::default(), part);
             self.enter(id, standing);
+        }
+    }
+
+    /// The older run keeps a number that two have: a scheduler that was deposed may have given it, in the
+    /// moment in which it did not know yet.
+    fn number(&mut self, pipeline: PipelineId, number: RunNumber, place: (Timestamp, RunId)) {
+        let holder = self.numbered.entry((pipeline, number)).or_insert(place.1);
+        let held_since = self.runs.get(holder).map(|run| run.submitted_at);
+        if held_since.is_some_and(|since| (since, *holder) > place) {
+            *holder = place.1;
         }
     }
 

@@ -62,6 +62,7 @@ impl World {
                 "a stale lease changed a run"
             );
         }
+        assert_writable(&before, &self.log, &events);
         for event in events {
             self.fold(event.into());
         }
@@ -171,6 +172,17 @@ fn spec_of(n: u128) -> RunSpec {
             RunSpec { not_before: Some(at(60)), policy, ..spec() }
         }
         _ => spec(),
+    }
+}
+
+/// What a new leader fences is all that the one before could append to, but for what it makes new.
+fn assert_writable(before: &State, log: &[Fact], events: &[Event]) {
+    for event in events {
+        let is_of_it =
+            |fact: &Fact| matches!(fact, Fact::Run(own) if own.subject() == event.subject());
+        let exists = log.iter().any(is_of_it);
+        let fenced = before.writable().any(|subject| subject == event.subject());
+        assert!(!exists || fenced, "{event:?} would pass the fence");
     }
 }
 
