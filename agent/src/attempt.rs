@@ -19,7 +19,7 @@ use crate::{
     primary::Primary,
     report::{Delivery, Ending, Reporter},
     run,
-    shipping::ship,
+    shipping::{abandon, ship},
     site::Site,
     spool::{Bounds, Log, Progress, Shelf, Spool},
     stop::{Stopper, Trouble, Why},
@@ -87,12 +87,14 @@ async fn work(
         spool.finish(log).await;
         ending
     };
+    let progress = shipment.progress.clone();
     let shipping = async {
         let shipped = ship(primary.control(), &order.lease, shipment).await;
-        if let Err(error) = shipped {
+        if let Err(error) = &shipped {
             tracing::warn!(run = %order.lease.run, %error, "the log of an attempt is incomplete");
             // The answer to a report tells whether the attempt is still ours.
             reporter.repeat();
+            abandon(primary.control(), &order.lease, error, progress).await;
         }
     };
     let (ending, ()) = tokio::join!(working, shipping);

@@ -24,7 +24,7 @@ use tokio::{
 
 use crate::{
     home::record_process,
-    runtime::{Output, Stream},
+    runtime::{Jobs, Output, Stream},
     site::Site,
     stop::Trouble,
 };
@@ -191,7 +191,7 @@ async fn read(
             continue;
         }
         tail.push(&bytes);
-        site.log.output(Output { stream, bytes }).await;
+        site.log.output(Output::now(stream, Jobs::from([]), bytes)).await;
     }
 }
 

@@ -13,13 +13,14 @@ use crate::{
     home::{Home, make_dir, write_private},
     order::Lease,
     primary::Primary,
-    shipping::ship,
+    shipping::{abandon, ship},
     spool::{Progress, Shelf, Shipment, Tail},
 };
 
 const AT_ONCE: usize = 4;
 /// Whose log it is, beside its segments.
 const LEASE: &str = "lease";
+const INCOMPLETE: &str = "the agent ended before this attempt did";
 const LAST_LINE: &[u8] = b"\nThe agent ended here, and this attempt with it.\n";
 
 /// A spooled log, and whose it is.
@@ -94,18 +95,27 @@ impl Leftover {
     async fn deliver(&self, primary: &Primary) -> Result<(), String> {
         let found = self.close().await;
         let shipment = found.map_err(|error| format!("cannot read it: {error}"))?;
+        let progress = shipment.progress.clone();
         let shipped = ship(primary.control(), &self.lease, shipment).await;
+        if let Err(error) = &shipped {
+            abandon(primary.control(), &self.lease, error, progress).await;
+        }
         shipped.map_err(|error| error.to_string())
     }
 
     async fn close(&self) -> io::Result<Shipment> {
         let segments = Shelf::new(self.log.clone());
         let mut tail = Tail::reopen(segments.clone()).await?;
-        tail.append(LAST_LINE).await?;
+        tail.close(LAST_LINE).await?;
         let (size, end) = (tail.size(), Some(tail.digest()));
-        let (_, progress) = watch::channel(Progress { size, end, ..Progress::default() });
+        let (_, progress) = watch::channel(Progress {
+            size,
+            end,
+            gaps: segments.read_gaps(),
+            ..Progress::default()
+        });
         let first = tail.first();
         let acknowledged = watch::Sender::new(first);
-        Ok(Shipment { shelf: segments, first, progress, acknowledged })
+        Ok(Shipment { shelf: segments, first, progress, incomplete: INCOMPLETE, acknowledged })
     }
 }

@@ -139,6 +139,11 @@ impl Masker {
         self.drain(decided)
     }
 
+    /// Bytes were taken of which it is not decided yet whether they may be seen.
+    pub(crate) fn holds(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// The stream ended: answers with the rest.
     pub fn finish(&mut self) -> Vec<u8> {
         self.drain(self.held.len())

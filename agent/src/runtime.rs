@@ -4,7 +4,7 @@
 //! `GetJobs` and `ExecuteJob`, over mutually authenticated TLS. Every SDK of Gaia works unmodified.
 //!
 //! In reading order: [`launch`](Launch) says what to start, `process` owns the child and its output,
-//! `output` reads what it prints, `handshake` its line, `certificates` makes the run's TLS identity, `connection` dials,
+//! `output` reads what it prints, `running` knows whose that is, `handshake` its line, `certificates` makes the run's TLS identity, `connection` dials,
 //! `plugin` is the whole of it, `graph` runs the jobs by their dependencies.
 //!
 //! Invariants: no process of a plugin's group outlives its [`Plugin`]; only job ids that the
@@ -17,12 +17,15 @@ mod handshake;
 mod output;
 mod plugin;
 mod process;
+mod running;
 #[cfg(test)]
 mod tests;
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
+
+use crate::clock;
 
 pub use graph::{GraphError, GraphOutcome, JobTransition, JobUpdate, check, run_graph};
 pub use output::LastOutput;
@@ -48,8 +51,22 @@ pub struct Launch {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
     pub stream: Stream,
+    /// Which jobs ran then: one of them wrote it.
+    pub jobs: Jobs,
+    /// When it came, in milliseconds since the epoch.
+    pub at: u64,
     pub bytes: Bytes,
 }
+
+impl Output {
+    /// It came now.
+    pub fn now(stream: Stream, jobs: Jobs, bytes: Bytes) -> Self {
+        Self { stream, jobs, at: u64::try_from(clock::millis()).unwrap_or(0), bytes }
+    }
+}
+
+/// The ids of jobs.
+pub type Jobs = Arc<[u32]>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stream {

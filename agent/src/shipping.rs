@@ -2,21 +2,32 @@
 //!
 //! One request at a time carries whatever has accumulated, so a busy log goes in large pieces and a
 //! quiet one line by line. After any failure the same bytes go again: the server skips what it knows
-//! and says from where to go on. The last request carries the log's length and digest.
+//! and says from where to go on. A header says of each stretch of them where it came from and when. The
+//! last request carries the log's length and digest, and how much was dropped; if the server does not
+//! take the log, it says why the end is missing.
 
-use std::io;
+use std::{fmt::Write as _, io};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{Method, StatusCode};
+use prost::Message as _;
+use proto::logs::v1::LogSpans;
 use serde::Deserialize;
+use tokio::sync::watch;
 use transport::Channel;
 
 use crate::{
     http::{Answer, HttpError, call, full, leased},
     order::Lease,
     retry::Pauses,
-    spool::{Progress, Shelf, Shipment},
+    spool::{Ledger, Progress, Shelf, Shipment},
 };
+
+/// Where the bytes of a request came from: `LogSpans` in base64.
+const SPANS: &str = "x-gaia-log-spans";
+/// Characters of a reason that is told.
+const LONGEST_REASON: usize = 500;
 
 /// What the server takes at once.
 const LARGEST: u64 = 1 << 20;
@@ -41,7 +52,8 @@ pub(crate) async fn ship(
     lease: &Lease,
     shipment: Shipment,
 ) -> Result<(), ShipError> {
-    let Shipment { shelf, first, mut progress, acknowledged: known } = shipment;
+    let Shipment { shelf, first, mut progress, incomplete, acknowledged: known } = shipment;
+    let mut ledger = Ledger::new(shelf.clone());
     let mut acknowledged = first;
     let mut largest = LARGEST;
     let mut pauses = Pauses::new();
@@ -53,7 +65,12 @@ pub(crate) async fn ship(
             }
             continue;
         }
-        let piece = Piece::read(&shelf, acknowledged, now, largest).await?;
+        let mut piece = Piece::read(&shelf, &mut ledger, acknowledged, now, largest).await?;
+        if piece.offset + piece.bytes.len() as u64 == now.size
+            && let Some(sha256) = now.end
+        {
+            piece.end = Some(format!("&sha256={sha256}{}", ending(incomplete, now)));
+        }
         match piece.send(channel, lease).await? {
             Reply::Until(offset) if offset > now.size => {
                 let text = format!("it has {offset} bytes of a log of {}", now.size);
@@ -81,9 +98,48 @@ pub(crate) async fn ship(
     }
 }
 
+/// Ends a log that the server did not take there as it is, once nothing more would come: that it is
+/// incomplete is to be seen.
+pub(crate) async fn abandon(
+    channel: &Channel,
+    lease: &Lease,
+    why: &ShipError,
+    mut progress: watch::Receiver<Progress>,
+) {
+    let ended = progress.wait_for(|progress| progress.end.is_some()).await.map(|end| *end);
+    // Nobody ends it any more when the spool is gone.
+    let Ok(end) = ended else { return };
+    let end = Some(ending(&why.to_string(), end));
+    let piece = Piece { offset: 0, bytes: Bytes::new(), spans: None, end };
+    let mut pauses = Pauses::new();
+    while let Ok(Reply::Again) = piece.send(channel, lease).await {
+        pauses.pause().await;
+    }
+}
+
+/// Query parameters that end a log of this size.
+fn ending(incomplete: &str, end: Progress) -> String {
+    let mut query =
+        format!("&size={}&gaps={}&dropped={}", end.size, end.gaps.count, end.gaps.bytes);
+    if !incomplete.is_empty() {
+        query.push_str("&incomplete=");
+        let text: String = incomplete.chars().take(LONGEST_REASON).collect();
+        for byte in text.bytes() {
+            if byte.is_ascii_alphanumeric() {
+                query.push(char::from(byte));
+            } else {
+                write!(query, "%{byte:02X}").expect("a String takes everything");
+            }
+        }
+    }
+    query
+}
+
 struct Piece {
     offset: u64,
     bytes: Bytes,
+    /// In base64.
+    spans: Option<String>,
     /// Query parameters that end the log.
     end: Option<String>,
 }
@@ -97,11 +153,17 @@ enum Reply {
 impl Piece {
     async fn read(
         shelf: &Shelf,
+        ledger: &mut Ledger,
         offset: u64,
         now: Progress,
         largest: u64,
     ) -> Result<Self, ShipError> {
-        let most = (now.size - offset).min(largest);
+        // Up to the end of a segment.
+        let most = (now.size - offset).min(largest).min(shelf.segment() - offset % shelf.segment());
+        let (spans, most) = match most {
+            0 => (LogSpans::default(), 0),
+            most => ledger.spans(offset, most).await,
+        };
         let bytes = match most {
             0 => Bytes::new(),
             most => shelf.read(offset, most).await.map_err(|error| match error.kind() {
@@ -109,10 +171,9 @@ impl Piece {
                 _ => ShipError::File(error),
             })?,
         };
-        let is_last = offset + bytes.len() as u64 == now.size;
-        let end = now.end.filter(|_| is_last);
-        let end = end.map(|sha256| format!("&size={}&sha256={sha256}", now.size));
-        Ok(Self { offset, bytes, end })
+        let is_known = !spans.lengths.is_empty();
+        let spans = is_known.then(|| STANDARD.encode(spans.encode_to_vec()));
+        Ok(Self { offset, bytes, spans, end: None })
     }
 
     fn is_last(&self) -> bool {
@@ -127,10 +188,13 @@ impl Piece {
             self.offset,
             self.end.as_deref().unwrap_or_default()
         );
-        let request = leased(Method::PUT, &path, lease)
-            .header("content-type", "application/octet-stream")
-            .body(full(self.bytes.clone()))
-            .expect("ids and numbers make a valid request");
+        let mut request =
+            leased(Method::PUT, &path, lease).header("content-type", "application/octet-stream");
+        if let Some(spans) = &self.spans {
+            request = request.header(SPANS, spans);
+        }
+        let request =
+            request.body(full(self.bytes.clone())).expect("ids and numbers make a valid request");
         match call(channel, request).await {
             Ok(answer) => understand(&answer),
             Err(error) => {

@@ -5,10 +5,13 @@
 //! what is on disk is shipped, so a gateway that is away costs nothing but disk, and of that
 //! no more than the bounds allow.
 //!
-//! In reading order: `lanes` makes lines, `writer` keeps the bounds, `segments` are the files.
+//! In reading order: `lanes` makes lines, `spans` is where they came from and when, `writer` keeps the
+//! bounds, `segments` are the files, `ledger` reads the spans of what is shipped.
 
 mod lanes;
+mod ledger;
 mod segments;
+mod spans;
 mod writer;
 
 use std::{future, io, time::Duration};
@@ -21,10 +24,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{mask::Secrets, runtime::Output, stop::Stopper};
+use crate::{clock, mask::Secrets, runtime::Output, stop::Stopper};
 use lanes::Lanes;
 use writer::{Impatience, Writer};
 
+pub(crate) use ledger::Ledger;
 pub(crate) use segments::{Shelf, Tail};
 pub(crate) use writer::Bounds;
 
@@ -44,14 +48,15 @@ pub(crate) struct Log {
 #[derive(Debug)]
 enum Entry {
     Output(Output),
-    Note(String),
+    Note { text: String, at: u64 },
 }
 
 impl Log {
     /// A line of the agent itself.
     pub(crate) async fn note(&self, text: impl Into<String>) {
         // Refused only when the log was closed by force, and then nobody reads it.
-        let _closed = self.entries.send(Entry::Note(text.into())).await;
+        let note = Entry::Note { text: text.into(), at: now() };
+        let _closed = self.entries.send(note).await;
     }
 
     pub(crate) async fn output(&self, output: Output) {
@@ -75,12 +80,24 @@ impl Log {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
     pub(crate) size: u64,
-    /// Bytes that were dropped for want of room.
-    pub(crate) dropped: u64,
+    /// What was dropped for want of room.
+    pub(crate) gaps: Gaps,
     /// The job waits until the server has taken more of the log.
     pub(crate) blocked: bool,
     /// The sha256 of all of it, when no more will come.
     pub(crate) end: Option<Digest>,
+}
+
+/// Places where something was dropped, and how many bytes in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Gaps {
+    pub(crate) count: u64,
+    pub(crate) bytes: u64,
+}
+
+/// Milliseconds since the epoch.
+fn now() -> u64 {
+    u64::try_from(clock::millis()).unwrap_or(0)
 }
 
 /// What the one needs who brings the log to the server.
@@ -90,6 +107,8 @@ pub(crate) struct Shipment {
     /// The oldest byte that is on disk.
     pub(crate) first: u64,
     pub(crate) progress: watch::Receiver<Progress>,
+    /// Why the log ends before its attempt did; empty: it does not.
+    pub(crate) incomplete: &'static str,
     /// The server has everything before this offset; when this is dropped, it will get no more.
     pub(crate) acknowledged: watch::Sender<u64>,
 }
@@ -116,7 +135,8 @@ impl Spool {
         let impatience = Impatience { stopper, close: CancellationToken::new() };
         let writer = Writer::create(shelf.clone(), bounds, published, known, impatience.clone());
         let task = run(writer.await?, Lanes::new(&secrets), receiver, impatience.close.clone());
-        let shipment = Shipment { shelf, first: 0, progress: progress.clone(), acknowledged };
+        let shipment =
+            Shipment { shelf, first: 0, progress: progress.clone(), incomplete: "", acknowledged };
         Ok((Self { task: tokio::spawn(task), impatience, progress }, Log { entries }, shipment))
     }
 
@@ -164,10 +184,10 @@ async fn run(
         }
         let next = || due.filter(|due| *due > Instant::now()).unwrap_or(Instant::now() + IDLE);
         due = lanes.have_unfinished().then(next);
-        writer.write(&lanes.ready()).await;
+        writer.write(lanes.ready()).await;
     }
     lanes.finish();
-    writer.write(&lanes.ready()).await;
+    writer.write(lanes.ready()).await;
     writer.finish().await;
 }
 

@@ -100,7 +100,7 @@ pub const fn of_rpc(rpc: Rpc) -> Needs {
         }
 
         // svc-logs
-        Rpc::LogsAppendLog | Rpc::LogsReplaceLog | Rpc::LogsReadLog => GATEWAY,
+        Rpc::LogsAppendLog | Rpc::LogsReplaceLog | Rpc::LogsReadLog | Rpc::LogsGetLog => GATEWAY,
 
         // svc-pipelines
         Rpc::PipelinesCreatePipeline

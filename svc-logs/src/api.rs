@@ -10,15 +10,18 @@ use tokio::io::AsyncWriteExt;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    domain::{Command, LogId, Seal},
+    domain::{Command, Lack, LogId, Seal},
     file::Refusal,
     reader::{self, Library, Wanted},
+    spans,
     store::Aside,
-    writer::{OpenLog, Written, chain},
+    writer::{End, OpenLog, Piece, Written, chain},
 };
 
 /// Most bytes of one append.
 pub(crate) const MOST_BYTES: usize = 1 << 20;
+/// Bytes of a reason why a log is incomplete.
+const MOST_REASON: usize = 4 << 10;
 /// A log may be closed between looking it up and asking it.
 const TRIES: usize = 3;
 
@@ -34,16 +37,10 @@ impl Api {
         reader::open(&self.library.store, &self.library.owner, log).await
     }
 
-    async fn append(
-        &self,
-        log: LogId,
-        offset: u64,
-        data: Bytes,
-        end: Option<Seal>,
-    ) -> Result<Written, Status> {
+    async fn append(&self, log: LogId, piece: Piece) -> Result<Written, Status> {
         let mut outcome = Err(Refusal::Closed(log));
         for _ in 0..TRIES {
-            outcome = self.open(log).await?.append(offset, data.clone(), end).await;
+            outcome = self.open(log).await?.append(piece.clone()).await;
             if !matches!(outcome, Err(Refusal::Closed(_))) {
                 break;
             }
@@ -51,8 +48,8 @@ impl Api {
         outcome.map_err(|refusal| refused(&refusal))
     }
 
-    async fn record(&self, log: LogId, seal: Seal) -> Result<(), Status> {
-        let command = Command::SealLog { log, seal, at: self.clock.now() };
+    async fn record(&self, log: LogId, seal: Seal, lack: Lack) -> Result<(), Status> {
+        let command = Command::SealLog { log, seal, lack, at: self.clock.now() };
         let answer = self.library.owner.ask(command, Origin::service("svc-logs")).await;
         let answer = answer.map_err(stopped)?;
         answer.map(drop).map_err(|rejection| Status::failed_precondition(rejection.to_string()))
@@ -104,7 +101,8 @@ impl wire::logs_server::Logs for Api {
         &self,
         request: Request<wire::AppendLogRequest>,
     ) -> Result<Response<wire::AppendLogResponse>, Status> {
-        let wire::AppendLogRequest { run_id, attempt, offset, data, end } = request.into_inner();
+        let wire::AppendLogRequest { run_id, attempt, offset, data, end, spans } =
+            request.into_inner();
         let log = log_id(&run_id, attempt)?;
         if data.len() > MOST_BYTES {
             return Err(Status::invalid_argument(format!(
@@ -112,12 +110,14 @@ impl wire::logs_server::Logs for Api {
                 data.len()
             )));
         }
-        let end = end.map(seal).transpose()?;
-        let written = self.append(log, offset, data, end).await?;
-        if let Some(end) = end
-            && written.is_complete
-        {
-            self.record(log, end).await?;
+        if let Some(spans) = &spans {
+            spans::check(spans).map_err(|why| Status::invalid_argument(format!("spans: {why}")))?;
+        }
+        let told = end.unwrap_or_default();
+        let end = end_of(&told)?;
+        let written = self.append(log, Piece { offset, data, spans, end }).await?;
+        if let Some(seal) = written.sealed {
+            self.record(log, seal, lack(told, seal)).await?;
         }
         let durable_offset = written.durable_offset;
         Ok(Response::new(wire::AppendLogResponse { durable_offset }))
@@ -142,15 +142,34 @@ impl wire::logs_server::Logs for Api {
         &self,
         request: Request<wire::ReadLogRequest>,
     ) -> Result<Response<Self::ReadLogStream>, Status> {
-        let wire::ReadLogRequest { run_id, attempt, offset, follow } = request.into_inner();
+        let wire::ReadLogRequest { run_id, attempt, offset, follow, spans } = request.into_inner();
         let run = run_id.parse().map_err(|error| invalid("run_id", &error))?;
-        let wanted = Wanted { run, attempt: Attempt(attempt), offset };
+        let wanted = Wanted { run, attempt: Attempt(attempt), offset, spans };
         let chunks: Self::ReadLogStream = if follow {
             self.library.clone().follow(wanted).await?
         } else {
             Box::pin(self.library.read(wanted).await?)
         };
         Ok(Response::new(chunks))
+    }
+
+    async fn get_log(
+        &self,
+        request: Request<wire::GetLogRequest>,
+    ) -> Result<Response<wire::GetLogResponse>, Status> {
+        let wire::GetLogRequest { run_id, attempt } = request.into_inner();
+        let run = run_id.parse().map_err(|error| invalid("run_id", &error))?;
+        let wanted = Wanted { run, attempt: Attempt(attempt), offset: 0, spans: false };
+        let (log, size, sealed) = self.library.look_up(wanted).await?;
+        let sealed = sealed.map(|(seal, lack)| wire::LogEnd {
+            size: seal.size,
+            sha256: seal.digest.as_bytes().to_vec().into(),
+            gaps: lack.gaps,
+            dropped: lack.dropped,
+            incomplete: lack.incomplete,
+            missing: lack.missing,
+        });
+        Ok(Response::new(wire::GetLogResponse { attempt: log.attempt.0, size, sealed }))
     }
 }
 
@@ -162,9 +181,31 @@ fn log_id(run: &str, attempt: u32) -> Result<LogId, Status> {
     Ok(LogId { run, attempt: Attempt(attempt) })
 }
 
-fn seal(end: wire::LogEnd) -> Result<Seal, Status> {
+/// `None`: more will come.
+fn end_of(end: &wire::LogEnd) -> Result<Option<End>, Status> {
+    if end.incomplete.len() > MOST_REASON {
+        let message = format!("end.incomplete: has more than {MOST_REASON} bytes: say it shorter");
+        return Err(Status::invalid_argument(message));
+    }
+    if *end == wire::LogEnd::default() {
+        return Ok(None);
+    }
+    if end.sha256.is_empty() && !end.incomplete.is_empty() {
+        return Ok(Some(End::AsItIs));
+    }
     let digest = Digest::try_from(&end.sha256[..]);
-    Ok(Seal { size: end.size, digest: digest.map_err(|error| invalid("end.sha256", &error))? })
+    let digest = digest.map_err(|error| invalid("end.sha256", &error))?;
+    Ok(Some(End::Whole(Seal { size: end.size, digest })))
+}
+
+/// What a log that was sealed so lacks of what its worker had.
+fn lack(told: wire::LogEnd, seal: Seal) -> Lack {
+    Lack {
+        gaps: told.gaps,
+        dropped: told.dropped,
+        incomplete: told.incomplete,
+        missing: told.size.saturating_sub(seal.size),
+    }
 }
 
 fn invalid(field: &str, error: &ids::ParseIdError) -> Status {

@@ -11,7 +11,7 @@ use proto::{
     scheduler::events::v1::{RunCancelled, RunFinished, RunRequeued, RunSubmitted},
 };
 
-use crate::domain::{Event, Fact, LogId, Seal};
+use crate::domain::{Event, Fact, Lack, LogId, Seal};
 
 /// Streams that this service alone writes.
 pub(crate) const OWNS: &[&str] = &["runlog-"];
@@ -29,15 +29,19 @@ pub(crate) fn run_stream(run: RunId) -> String {
 }
 
 pub(crate) fn encode(event: &Event) -> Encoded {
-    let Event::LogSealed { log, seal, at } = event;
+    let Event::LogSealed { log, seal, lack, at } = event;
     let sealed = stored::LogSealed {
         run_id: log.run.to_string(),
         attempt: log.attempt.0,
         size: seal.size,
         sha256: seal.digest.as_bytes().to_vec().into(),
         at: at.0,
+        gaps: lack.gaps,
+        dropped: lack.dropped,
+        incomplete: lack.incomplete.clone(),
+        missing: lack.missing,
     };
-    Encoded { event_type: "LogSealed", version: 1, data: sealed.encode_to_vec() }
+    Encoded { event_type: "LogSealed", version: 2, data: sealed.encode_to_vec() }
 }
 
 /// What the state folds of an event of the log; `None`: nothing.
@@ -81,6 +85,13 @@ fn sealed(recorded: &Recorded) -> Result<Event, DecodeError> {
         seal: Seal {
             size: sealed.size,
             digest: digest.map_err(|error| DecodeError::new(recorded, error))?,
+        },
+        // Version 1 says nothing of it.
+        lack: Lack {
+            gaps: sealed.gaps,
+            dropped: sealed.dropped,
+            incomplete: sealed.incomplete,
+            missing: sealed.missing,
         },
         at: Timestamp(sealed.at),
     })

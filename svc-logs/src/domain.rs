@@ -22,13 +22,13 @@ use ids::{Attempt, Digest, RunId, Timestamp};
 #[derive(Clone, Debug)]
 pub enum Command {
     /// The file was found to be so.
-    SealLog { log: LogId, seal: Seal, at: Timestamp },
+    SealLog { log: LogId, seal: Seal, lack: Lack, at: Timestamp },
 }
 
 /// A fact that this service decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    LogSealed { log: LogId, seal: Seal, at: Timestamp },
+    LogSealed { log: LogId, seal: Seal, lack: Lack, at: Timestamp },
 }
 
 /// Everything that the state folds: what this service decided, and what became of the runs.
@@ -68,6 +68,18 @@ pub struct Seal {
     pub digest: Digest,
 }
 
+/// What a log does not hold although it was printed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lack {
+    /// Places where the worker dropped something, and how many bytes in all.
+    pub gaps: u64,
+    pub dropped: u64,
+    /// Why the end is missing; empty: it is not.
+    pub incomplete: String,
+    /// Bytes that the worker kept and could not bring.
+    pub missing: u64,
+}
+
 /// Why a command was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
@@ -77,16 +89,16 @@ pub enum Rejection {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
-    sealed: HashMap<RunId, BTreeMap<Attempt, Seal>>,
+    sealed: HashMap<RunId, BTreeMap<Attempt, (Seal, Lack)>>,
     /// Runs that have not ended, and the newest attempt that is over.
     open: HashMap<RunId, Attempt>,
 }
 
 /// The facts that follow from `command`. Empty: it was already so.
 pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> {
-    let Command::SealLog { log, seal, at } = command;
+    let Command::SealLog { log, seal, lack, at } = command;
     match state.seal(log) {
-        None => Ok(vec![Event::LogSealed { log, seal, at }]),
+        None => Ok(vec![Event::LogSealed { log, seal, lack, at }]),
         Some(known) if known == seal => Ok(vec![]),
         Some(known) => Err(Rejection::SealedOtherwise { log, known }),
     }
@@ -96,12 +108,13 @@ impl Fold for State {
     type Event = Fact;
 
     fn evolve(&mut self, fact: &Fact) {
-        match *fact {
-            Fact::Log(Event::LogSealed { log, seal, .. }) => {
-                self.sealed.entry(log.run).or_default().insert(log.attempt, seal);
+        match fact {
+            Fact::Log(Event::LogSealed { log, seal, lack, .. }) => {
+                let logs = self.sealed.entry(log.run).or_default();
+                logs.insert(log.attempt, (*seal, lack.clone()));
             }
             Fact::RunSubmitted(run) => {
-                self.open.insert(run, Attempt(0));
+                self.open.insert(*run, Attempt(0));
             }
             Fact::AttemptOver(log) => {
                 if let Some(over) = self.open.get_mut(&log.run) {
@@ -109,7 +122,7 @@ impl Fold for State {
                 }
             }
             Fact::RunOver(run) => {
-                self.open.remove(&run);
+                self.open.remove(run);
             }
         }
     }
@@ -138,7 +151,12 @@ impl Over {
 impl State {
     #[must_use]
     pub fn seal(&self, log: LogId) -> Option<Seal> {
-        self.sealed.get(&log.run)?.get(&log.attempt).copied()
+        self.sealed(log).map(|(seal, _)| *seal)
+    }
+
+    #[must_use]
+    pub fn sealed(&self, log: LogId) -> Option<&(Seal, Lack)> {
+        self.sealed.get(&log.run)?.get(&log.attempt)
     }
 
     /// A run that was submitted and has not ended.

@@ -18,9 +18,13 @@ use std::{
 };
 
 use ids::Digest;
+use proto::logs::v1::LogSpans;
 use sha2::{Digest as _, Sha256};
 
-use crate::domain::{LogId, Seal};
+use crate::{
+    domain::{LogId, Seal},
+    spans::{self, SpanFile},
+};
 
 /// Bytes that are written at most between two syncs, and that a power loss may therefore harm.
 pub(crate) const MOST_UNSYNCED: u64 = 4 << 20;
@@ -59,6 +63,11 @@ impl Place {
         self.folder.join(format!("{}.log", self.log.attempt))
     }
 
+    /// Where it came from, and when.
+    pub(crate) fn spans(&self) -> PathBuf {
+        self.folder.join(format!("{}.spans", self.log.attempt))
+    }
+
     pub(crate) fn refusal(&self, error: io::Error) -> Refusal {
         let (log, folder) = (self.log, self.folder.clone());
         match error.kind() {
@@ -84,6 +93,8 @@ pub(crate) struct LogFile {
     /// Of all bytes; `None`: to be read from the file.
     hash: Option<Sha256>,
     sealed: Option<Seal>,
+    /// Opened when it is needed.
+    spans: Option<SpanFile>,
     /// How often the file was replaced.
     generation: u64,
 }
@@ -117,7 +128,17 @@ impl LogFile {
             None => length.saturating_sub(MOST_UNSYNCED)..length,
         };
         let hash = (length == 0).then(Sha256::new);
-        Ok(Self { place, file, length, durable: length, unsure, hash, sealed, generation: 0 })
+        Ok(Self {
+            place,
+            file,
+            length,
+            durable: length,
+            unsure,
+            hash,
+            sealed,
+            spans: None,
+            generation: 0,
+        })
     }
 
     #[cfg(test)]
@@ -129,8 +150,36 @@ impl LogFile {
         Progress { exists: self.file.is_some(), length: self.durable, generation: self.generation }
     }
 
-    /// Writes what is new of `data`. It is durable after the next [`LogFile::sync`].
-    pub(crate) fn append(&mut self, offset: u64, data: &[u8]) -> Result<(), Refusal> {
+    /// Writes what is new of `data`, and what is told of it. It is durable after the next
+    /// [`LogFile::sync`].
+    pub(crate) fn append(
+        &mut self,
+        offset: u64,
+        data: &[u8],
+        spans: Option<&LogSpans>,
+    ) -> Result<(), Refusal> {
+        self.append_bytes(offset, data)?;
+        match spans {
+            Some(spans) if self.sealed.is_none() && spans.offset <= self.length => {
+                self.tell(spans).map_err(|error| self.place.refusal(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn tell(&mut self, spans: &LogSpans) -> io::Result<()> {
+        self.spans()?.append(spans)
+    }
+
+    fn spans(&mut self) -> io::Result<&mut SpanFile> {
+        let opened = match self.spans.take() {
+            Some(opened) => opened,
+            None => SpanFile::open(&self.place.spans())?,
+        };
+        Ok(self.spans.insert(opened))
+    }
+
+    fn append_bytes(&mut self, offset: u64, data: &[u8]) -> Result<(), Refusal> {
         if offset > self.length {
             return Ok(());
         }
@@ -164,6 +213,9 @@ impl LogFile {
                 let cut = compare.start + at as u64;
                 tracing::warn!("the {} was damaged from byte {cut} on; it is cut", self.place.log);
                 file.set_len(cut)?;
+                if self.place.spans().exists() {
+                    self.spans()?.cut(cut)?;
+                }
                 (self.length, self.hash) = (cut, None);
                 self.durable = self.durable.min(cut);
                 self.generation += 1;
@@ -223,10 +275,29 @@ impl LogFile {
         if found != expected {
             return Err(Refusal::Differs { log: self.place.log, found, expected });
         }
-        self.sealed = Some(expected);
+        self.close(expected).map_err(|error| self.place.refusal(error))?;
+        Ok(true)
+    }
+
+    /// The log takes nothing more, whatever it should have been.
+    pub(crate) fn seal_as_it_is(&mut self) -> Result<Seal, Refusal> {
+        if let Some(sealed) = self.sealed {
+            return Ok(sealed);
+        }
+        let digest = self.digest().map_err(|error| self.place.refusal(error))?;
+        let found = Seal { size: self.length, digest };
+        self.close(found).map_err(|error| self.place.refusal(error))?;
+        Ok(found)
+    }
+
+    fn close(&mut self, seal: Seal) -> io::Result<()> {
+        if let Some(spans) = self.spans.take() {
+            spans.sync()?;
+        }
+        self.sealed = Some(seal);
         // Its digest was just found to be right, so nothing that comes later may cut it.
         self.unsure = self.length..self.length;
-        Ok(true)
+        Ok(())
     }
 
     fn digest(&mut self) -> io::Result<Digest> {
@@ -265,9 +336,11 @@ impl LogFile {
             file.sync_all()?;
             make_folder(&self.place.folder)?;
             fs::rename(aside, self.place.path())?;
+            spans::remove(&self.place.spans())?;
             sync_folder(&self.place.folder)?;
             Ok(file)
         };
+        self.spans = None;
         self.file = Some(swap().map_err(|error| self.place.refusal(error))?);
         (self.length, self.durable, self.hash) = (new.size, new.size, Some(hash));
         self.unsure = new.size..new.size;

@@ -3,7 +3,8 @@
 //! The bytes are files, one per attempt of a run; the event log holds only their turning points.
 //!
 //! In reading order: [`domain`] decides what is sealed and knows which attempts are over; `codec` says
-//! how that is stored; `file` is one log on disk, `writer` the task that writes one, `store` the
+//! how that is stored; `file` is one log on disk, `spans` what lies
+//! beside it, `writer` the task that writes one, `store` the
 //! folder of them all; `standing` is what followers wait on, `reader` what they do; `api` is the gRPC
 //! face; `config` and [`start`] put it together.
 
@@ -14,6 +15,7 @@ pub mod domain;
 mod file;
 mod reader;
 mod service;
+mod spans;
 mod standing;
 mod store;
 mod writer;

@@ -17,9 +17,10 @@ use tonic::Status;
 use crate::{
     api::stopped,
     codec,
-    domain::{LogId, Over, State},
+    domain::{Lack, LogId, Over, Seal, State},
     file::Progress,
     service::Logs,
+    spans::SpanReader,
     standing::Standings,
     store::Store,
     writer::OpenLog,
@@ -46,6 +47,8 @@ pub(crate) struct Wanted {
     /// 0: the newest that has a log.
     pub(crate) attempt: Attempt,
     pub(crate) offset: u64,
+    /// Where it came from too.
+    pub(crate) spans: bool,
 }
 
 type Chunk = Result<ReadLogResponse, Status>;
@@ -58,11 +61,9 @@ impl Library {
     ) -> Result<impl Stream<Item = Chunk> + Send + use<>, Status> {
         let Some(log) = self.find(wanted).await? else { return Err(unknown(wanted)) };
         let place = self.store.place(log);
+        let beside = wanted.spans.then(|| SpanReader::new(place.spans()));
         let file = blocking(move || File::open(place.path())).await?;
-        let stored = match self.store.get(log) {
-            Some(open) => settled(&mut open.progress()).await.length,
-            None => file.metadata().map_err(|error| failed(&error))?.len(),
-        };
+        let stored = self.stored(log, &file).await?;
         if let Some(seal) = self.owner.read(move |state| state.seal(log)).await.map_err(stopped)?
             && stored < seal.size
         {
@@ -71,17 +72,37 @@ impl Library {
                 seal.size
             )));
         }
-        let (file, start) = (Arc::new(file), wanted.offset);
-        Ok(stream::try_unfold(start, move |at| {
-            let file = Arc::clone(&file);
-            async move {
-                let data = read_chunk(&file, at, stored).await?;
-                Ok((!data.is_empty()).then(|| {
-                    let next = at + data.len() as u64;
-                    (chunk(log, at, data), next)
-                }))
-            }
+        let pages = Pages { log, file: Arc::new(file), beside };
+        Ok(stream::try_unfold((pages, wanted.offset), move |(mut pages, at)| async move {
+            let chunk = pages.read(at, stored).await?;
+            Ok((!chunk.data.is_empty()).then(|| {
+                let next = at + chunk.data.len() as u64;
+                (chunk, (pages, next))
+            }))
         }))
+    }
+
+    /// Bytes that may be read.
+    async fn stored(&self, log: LogId, file: &File) -> Result<u64, Status> {
+        Ok(match self.store.get(log) {
+            Some(open) => settled(&mut open.progress()).await.length,
+            None => file.metadata().map_err(|error| failed(&error))?.len(),
+        })
+    }
+
+    /// How large a log is, and what it was sealed with.
+    pub(crate) async fn look_up(
+        &self,
+        wanted: Wanted,
+    ) -> Result<(LogId, u64, Option<(Seal, Lack)>), Status> {
+        let Some(log) = self.find(wanted).await? else { return Err(unknown(wanted)) };
+        let sealed = self.owner.read(move |state| state.sealed(log).cloned());
+        if let Some(sealed) = sealed.await.map_err(stopped)? {
+            return Ok((log, sealed.0.size, Some(sealed)));
+        }
+        let place = self.store.place(log);
+        let file = blocking(move || File::open(place.path())).await?;
+        Ok((log, self.stored(log, &file).await?, None))
     }
 
     /// What is stored now and what is stored later, until the log will not grow any more.
@@ -160,8 +181,7 @@ struct Follower {
 }
 
 struct Followed {
-    log: LogId,
-    file: Arc<File>,
+    pages: Pages,
     progress: watch::Receiver<Progress>,
     generation: u64,
     /// Keeps the log open.
@@ -179,15 +199,14 @@ impl Follower {
                 continue;
             };
             // In this order: what is stored when the attempt is over is all that will be read.
-            let is_over = self.standing.borrow_and_update().contains(followed.log.attempt);
+            let is_over = self.standing.borrow_and_update().contains(followed.pages.log.attempt);
             let progress = *followed.progress.borrow_and_update();
             if progress.generation != followed.generation {
                 self.followed = None;
                 continue;
             }
-            let data = read_chunk(&followed.file, self.offset, progress.length).await?;
-            if !data.is_empty() {
-                let chunk = chunk(followed.log, self.offset, data);
+            let chunk = followed.pages.read(self.offset, progress.length).await?;
+            if !chunk.data.is_empty() {
                 self.offset += chunk.data.len() as u64;
                 return Ok(Some(chunk));
             }
@@ -231,8 +250,10 @@ impl Follower {
         let mut progress = open.progress();
         let generation = settled(&mut progress).await.generation;
         let place = self.library.store.place(log);
+        let beside = self.wanted.spans.then(|| SpanReader::new(place.spans()));
         let file = blocking(move || File::open(place.path())).await?;
-        Ok(Followed { log, file: Arc::new(file), progress, generation, _open: open })
+        let pages = Pages { log, file: Arc::new(file), beside };
+        Ok(Followed { pages, progress, generation, _open: open })
     }
 }
 
@@ -245,30 +266,47 @@ async fn settled(progress: &mut watch::Receiver<Progress>) -> Progress {
     *progress.borrow()
 }
 
-/// Empty: there is nothing between `at` and `end`.
-async fn read_chunk(file: &Arc<File>, at: u64, end: u64) -> Result<Bytes, Status> {
-    let wanted = end.saturating_sub(at).min(CHUNK) as usize;
-    if wanted == 0 {
-        return Ok(Bytes::new());
-    }
-    let file = Arc::clone(file);
-    let read = move || {
-        let mut data = vec![0; wanted];
-        let mut filled = 0;
-        while filled < wanted {
-            match file.read_at(&mut data[filled..], at + filled as u64)? {
-                0 => break,
-                read => filled += read,
-            }
-        }
-        data.truncate(filled);
-        Ok(data.into())
-    };
-    blocking(read).await
+/// A log that is read from one place to the next.
+struct Pages {
+    log: LogId,
+    file: Arc<File>,
+    beside: Option<SpanReader>,
 }
 
-fn chunk(log: LogId, offset: u64, data: Bytes) -> ReadLogResponse {
-    ReadLogResponse { attempt: log.attempt.0, offset, data }
+impl Pages {
+    /// Empty: there is nothing between `at` and `end`.
+    async fn read(&mut self, at: u64, end: u64) -> Result<ReadLogResponse, Status> {
+        let wanted = end.saturating_sub(at).min(CHUNK) as usize;
+        let attempt = self.log.attempt.0;
+        if wanted == 0 {
+            return Ok(ReadLogResponse { attempt, offset: at, ..ReadLogResponse::default() });
+        }
+        let (file, mut beside) = (Arc::clone(&self.file), self.beside.take());
+        let read = move || {
+            let data = read_at(&file, at, wanted)?;
+            let spans = match &mut beside {
+                Some(beside) => beside.read(at, data.len() as u64)?,
+                None => vec![],
+            };
+            Ok((data, spans, beside))
+        };
+        let (data, spans, beside) = blocking(read).await?;
+        self.beside = beside;
+        Ok(ReadLogResponse { attempt, offset: at, data, spans })
+    }
+}
+
+fn read_at(file: &File, at: u64, wanted: usize) -> io::Result<Bytes> {
+    let mut data = vec![0; wanted];
+    let mut filled = 0;
+    while filled < wanted {
+        match file.read_at(&mut data[filled..], at + filled as u64)? {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    data.truncate(filled);
+    Ok(data.into())
 }
 
 async fn blocking<T: Send + 'static>(
@@ -323,7 +361,7 @@ mod tests {
         let (owner, _task) = Logs::start(folded.clone(), RULES).await.unwrap();
         let library = Library { store, standings, owner, log: log.clone() };
         let run = RunId::from_uuid(Uuid::nil());
-        let wanted = Wanted { run, attempt: Attempt(0), offset: 0 };
+        let wanted = Wanted { run, attempt: Attempt(0), offset: 0, spans: false };
 
         submit(&log, run).await;
         let following = tokio::spawn(library.follow(wanted));

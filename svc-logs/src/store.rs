@@ -153,6 +153,11 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::writer::Piece;
+
+    fn piece(offset: u64, data: &'static [u8]) -> Piece {
+        Piece { offset, data: Bytes::from_static(data), ..Piece::default() }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn an_idle_log_is_closed_and_goes_on_when_it_is_opened_again() {
@@ -162,14 +167,14 @@ mod tests {
         let log = LogId { run: RunId::from_uuid(uuid::Uuid::from_u128(1)), attempt: Attempt(1) };
 
         let open = store.get_or_open(log, None);
-        open.append(0, Bytes::from_static(b"one "), None).await.unwrap();
+        open.append(piece(0, b"one ")).await.unwrap();
         let mut progress = open.progress();
         drop(open);
         while progress.changed().await.is_ok() {}
         assert!(store.get(log).is_none());
 
         let again = store.get_or_open(log, None);
-        let written = again.append(4, Bytes::from_static(b"two"), None).await.unwrap();
+        let written = again.append(piece(4, b"two")).await.unwrap();
         assert_eq!(written.durable_offset, 7);
         assert_eq!(fs::read(store.place(log).path()).unwrap(), b"one two");
     }
@@ -181,7 +186,7 @@ mod tests {
         let store = Arc::new(Store::open(&config, Arc::default()).unwrap());
         let log = LogId { run: RunId::from_uuid(uuid::Uuid::from_u128(1)), attempt: Attempt(1) };
         let follower = store.get_or_open(log, None);
-        follower.append(0, Bytes::from_static(b"one "), None).await.unwrap();
+        follower.append(piece(0, b"one ")).await.unwrap();
         tokio::time::advance(Duration::from_hours(1)).await;
         tokio::task::yield_now().await;
         assert!(store.get(log).is_some());

@@ -7,6 +7,7 @@
 use std::{sync::Weak, time::Duration};
 
 use bytes::Bytes;
+use proto::logs::v1::LogSpans;
 use sha2::Sha256;
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -27,8 +28,26 @@ const FULL_BATCH: u64 = MOST_UNSYNCED - (1 << 20);
 
 /// What a log is asked for.
 enum Request {
-    Append { offset: u64, data: Bytes, end: Option<Seal>, reply: Reply },
+    Append { piece: Piece, reply: Reply },
     Replace { aside: Aside, seal: Seal, hash: Sha256, reply: Reply },
+}
+
+/// What is appended.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Piece {
+    pub(crate) offset: u64,
+    pub(crate) data: Bytes,
+    pub(crate) spans: Option<LogSpans>,
+    pub(crate) end: Option<End>,
+}
+
+/// That nothing more comes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum End {
+    /// The log is so.
+    Whole(Seal),
+    /// The log is incomplete.
+    AsItIs,
 }
 
 type Reply = oneshot::Sender<Result<Written, Refusal>>;
@@ -39,7 +58,7 @@ pub(crate) struct Written {
     /// Everything before it is on disk.
     pub(crate) durable_offset: u64,
     /// The log is as its end says, and takes nothing more; this is still to be recorded.
-    pub(crate) is_complete: bool,
+    pub(crate) sealed: Option<Seal>,
 }
 
 /// A handle to an open log; cheap to clone. The log stays open while there are handles.
@@ -51,13 +70,8 @@ pub(crate) struct OpenLog {
 }
 
 impl OpenLog {
-    pub(crate) async fn append(
-        &self,
-        offset: u64,
-        data: Bytes,
-        end: Option<Seal>,
-    ) -> Result<Written, Refusal> {
-        self.ask(|reply| Request::Append { offset, data, end, reply }).await
+    pub(crate) async fn append(&self, piece: Piece) -> Result<Written, Refusal> {
+        self.ask(|reply| Request::Append { piece, reply }).await
     }
 
     /// Puts the file in place of the log, unless the log would get shorter.
@@ -189,7 +203,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 impl Request {
     fn bytes(&self) -> u64 {
         match self {
-            Self::Append { data, .. } => data.len() as u64,
+            Self::Append { piece, .. } => piece.data.len() as u64,
             Self::Replace { .. } => 0,
         }
     }
@@ -210,8 +224,9 @@ fn write(mut file: LogFile, batch: Vec<Request>) -> (Result<LogFile, Refusal>, P
     for request in batch {
         let outcome = match (&broken, request) {
             (Some(refusal), request) => (request.into_reply(), None, Err(Refusal::clone(refusal))),
-            (None, Request::Append { offset, data, end, reply }) => {
-                (reply, end, file.append(offset, &data))
+            (None, Request::Append { piece, reply }) => {
+                let Piece { offset, data, spans, end } = piece;
+                (reply, end, file.append(offset, &data, spans.as_ref()))
             }
             (None, Request::Replace { aside, seal, hash, reply }) => {
                 (reply, None, file.replace(aside.path(), seal, hash))
@@ -254,9 +269,13 @@ impl Refusal {
 }
 
 impl LogFile {
-    fn written(&mut self, end: Option<Seal>) -> Result<Written, Refusal> {
-        let is_complete = end.map_or(Ok(false), |end| self.seal(end))?;
-        Ok(Written { durable_offset: self.progress().length, is_complete })
+    fn written(&mut self, end: Option<End>) -> Result<Written, Refusal> {
+        let sealed = match end {
+            None => None,
+            Some(End::Whole(seal)) => self.seal(seal)?.then_some(seal),
+            Some(End::AsItIs) => Some(self.seal_as_it_is()?),
+        };
+        Ok(Written { durable_offset: self.progress().length, sealed })
     }
 }
 
@@ -284,8 +303,8 @@ mod tests {
         let (first, mut first_answer) = oneshot::channel();
         let (second, mut second_answer) = oneshot::channel();
         let append = |data: &'static [u8], reply| {
-            let data = Bytes::from_static(data);
-            Request::Append { offset: 0, data, end: None, reply }
+            let piece = Piece { data: Bytes::from_static(data), ..Piece::default() };
+            Request::Append { piece, reply }
         };
         let (left, progress, answers) =
             write(file, vec![append(b"one", first), append(b"", second)]);

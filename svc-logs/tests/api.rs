@@ -11,8 +11,8 @@ use ids::{Digest, EventId, Timestamp};
 use prost::Message;
 use proto::{
     logs::v1::{
-        AppendLogRequest, LogEnd, ReadLogRequest, ReadLogResponse, ReplaceLogRequest,
-        logs_client::LogsClient,
+        AppendLogRequest, GetLogRequest, LogEnd, LogSource, LogSpans, LogStream, ReadLogRequest,
+        ReadLogResponse, ReplaceLogRequest, logs_client::LogsClient,
     },
     scheduler::events::v1::{RunCancelled, RunFinished, RunRequeued, RunSubmitted},
 };
@@ -273,6 +273,87 @@ async fn a_replacement_whose_stream_fails_changes_nothing() {
 }
 
 #[tokio::test]
+async fn where_a_log_came_from_is_told_beside_it() {
+    let house = House::new();
+    let mut life = house.start().await;
+    let spans = |offset, lengths: &[u64]| LogSpans {
+        offset,
+        at: 1_000,
+        lengths: lengths.to_vec(),
+        delays: vec![0; lengths.len()],
+        origins: (0..lengths.len() as u32).map(|number| number % 2).collect(),
+        sources: vec![
+            LogSource { stream: LogStream::Stdout.into(), jobs: vec![7] },
+            LogSource { stream: LogStream::Stderr.into(), jobs: vec![] },
+        ],
+    };
+    house.submitted().await;
+    let mut follower = life.follow(1, 0).await.unwrap();
+    for (offset, data, spans) in [
+        (0, &b"one\ntwo\n"[..], Some(spans(0, &[4, 4]))),
+        // Sent again, and more.
+        (4, b"two\nthree\n", Some(spans(4, &[4, 6]))),
+        // Of an agent that tells nothing.
+        (14, b"four\n", None),
+    ] {
+        let request = AppendLogRequest { offset, spans, ..append_request(1, data) };
+        life.client.append_log(request).await.unwrap();
+        let chunk = timeout(DEADLINE, follower.message()).await.unwrap().unwrap().unwrap();
+        let told: u64 = chunk.spans.iter().map(|span| span.length).sum();
+        assert_eq!(told, chunk.data.len() as u64);
+    }
+    life.stop().await;
+    let mut life = house.start().await;
+    let request =
+        ReadLogRequest { run_id: RUN.into(), attempt: 1, offset: 2, follow: false, spans: true };
+    let chunk = life.client.read_log(request).await.unwrap().into_inner().message().await;
+    let chunk = chunk.unwrap().unwrap();
+    let told: Vec<_> = chunk.spans.iter().map(|span| (span.length, span.at)).collect();
+    assert_eq!(told, [(2, 1_000), (10, 1_000), (5, 0)]);
+    let stream = |at: usize| chunk.spans[at].source.as_ref().map(LogSource::stream);
+    assert_eq!(stream(0), Some(LogStream::Stdout));
+    assert_eq!((stream(1), stream(2)), (Some(LogStream::Stderr), None));
+    assert_eq!(life.read(1, 0, false).await.unwrap(), b"one\ntwo\nthree\nfour\n");
+
+    let odd = AppendLogRequest { spans: Some(spans(19, &[0])), ..append_request(1, b"") };
+    let refused = life.client.append_log(odd).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().starts_with("spans: "), "{}", refused.message());
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_completed_is_sealed_as_it_is_and_says_so() {
+    let house = House::new();
+    let mut life = house.start().await;
+    life.append(1, 0, b"hello").await.unwrap();
+    let about = |attempt| GetLogRequest { run_id: RUN.into(), attempt };
+    let known = life.client.get_log(about(0)).await.unwrap().into_inner();
+    assert_eq!((known.attempt, known.size, known.sealed), (1, 5, None));
+    let end = LogEnd {
+        size: 11,
+        gaps: 2,
+        dropped: 30,
+        incomplete: "too long".into(),
+        ..LogEnd::default()
+    };
+    // The answer may have been lost.
+    for _ in 0..2 {
+        let request = AppendLogRequest { end: Some(end.clone()), ..append_request(1, b"") };
+        life.client.append_log(request).await.unwrap();
+    }
+    let whole = life.end(1, 5, b" world", b"hello world").await.unwrap_err();
+    assert_eq!(whole.code(), Code::FailedPrecondition);
+    life.stop().await;
+
+    let mut life = house.start().await;
+    let sealed = life.client.get_log(about(1)).await.unwrap().into_inner().sealed.unwrap();
+    let sha256 = Digest::of(b"hello").as_bytes().to_vec().into();
+    assert_eq!(sealed, LogEnd { size: 5, sha256, missing: 6, ..end });
+    let none = life.client.get_log(about(2)).await.unwrap_err();
+    assert_eq!(none.code(), Code::NotFound);
+}
+
+#[tokio::test]
 async fn what_a_sealed_log_lost_is_told() {
     let house = House::new();
     let mut life = house.start().await;
@@ -288,7 +369,7 @@ async fn what_a_sealed_log_lost_is_told() {
 async fn bad_requests_are_refused_and_write_nothing() {
     let house = House::new();
     let mut life = house.start().await;
-    let end = LogEnd { size: 1, sha256: vec![1, 2, 3].into() };
+    let end = LogEnd { size: 1, sha256: vec![1, 2, 3].into(), ..LogEnd::default() };
     let cases = [
         AppendLogRequest { run_id: "../../etc".into(), ..append_request(1, b"x") },
         AppendLogRequest { run_id: String::new(), ..append_request(1, b"x") },
@@ -405,7 +486,7 @@ impl Life {
         whole: &[u8],
     ) -> Result<u64, Status> {
         let sha256 = Digest::of(whole).as_bytes().to_vec().into();
-        let end = Some(LogEnd { size: whole.len() as u64, sha256 });
+        let end = Some(LogEnd { size: whole.len() as u64, sha256, ..LogEnd::default() });
         let request = AppendLogRequest { offset, end, ..append_request(attempt, data) };
         Ok(self.client.append_log(request).await?.into_inner().durable_offset)
     }
@@ -421,12 +502,13 @@ impl Life {
         attempt: u32,
         offset: u64,
     ) -> Result<Streaming<ReadLogResponse>, Status> {
-        let request = ReadLogRequest { run_id: RUN.into(), attempt, offset, follow: true };
+        let request =
+            ReadLogRequest { run_id: RUN.into(), attempt, offset, follow: true, spans: true };
         self.client.read_log(request).await.map(tonic::Response::into_inner)
     }
 
     async fn read(&mut self, attempt: u32, offset: u64, follow: bool) -> Result<Vec<u8>, Status> {
-        let request = ReadLogRequest { run_id: RUN.into(), attempt, offset, follow };
+        let request = ReadLogRequest { run_id: RUN.into(), attempt, offset, follow, spans: false };
         let mut chunks = self.client.read_log(request).await?.into_inner();
         let mut log = vec![];
         while let Some(chunk) = chunks.message().await? {
@@ -448,7 +530,7 @@ fn append_request(attempt: u32, data: &[u8]) -> AppendLogRequest {
         attempt,
         offset: 0,
         data: data.to_vec().into(),
-        end: None,
+        ..AppendLogRequest::default()
     }
 }
 

@@ -16,7 +16,7 @@ async fn a_log_is_followed_live_and_is_whole_at_the_end() -> Result<()> {
     let run = cluster.start_run(&pipeline, json!({ "args": arguments })).await?;
     let mut seen = String::new();
     // The gate opens only when its line has been seen: a log that comes at the end would hang here.
-    gaia::command::run::follow_log(&cluster.client, &run.uniqueid, |piece| {
+    gaia::command::run::follow_log(&cluster.client, &run.uniqueid, "", |piece| {
         seen.push_str(piece);
         if seen.contains("waiting as process") {
             std::fs::write(&gate, "")?;
@@ -43,5 +43,35 @@ async fn a_vault_secret_reaches_the_job_and_never_the_log() -> Result<()> {
     assert_eq!(run.status, "success", "{log}");
     assert!(log.contains(&format!("the secret has {} bytes", tests::SECRET.len())), "{log}");
     assert!(log.contains("***") && !log.contains("s3cr=et") && !log.contains("two lines"), "{log}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_line_is_told_to_be_of_its_job_and_stream() -> Result<()> {
+    let (cluster, pipeline) = cluster_of_one().await?;
+    let run = cluster.start_run(&pipeline, json!({})).await?;
+    let run = cluster.ended(&run.uniqueid).await?;
+    let path = format!("/api/v1/run/{}/log?raw=1", run.uniqueid);
+    let shown = async |query: &str| -> Result<String> {
+        let path = format!("{path}{query}");
+        let bytes = cluster.client.call(http::Method::GET, &path, None::<&()>).await?;
+        Ok(String::from_utf8(bytes.to_vec())?)
+    };
+    // One job after another in one process: whose a line is is known exactly.
+    assert_eq!(shown("&job=Begin&stream=stdout").await?, "begin\n");
+    assert_eq!(shown("&job=Begin&stream=stderr").await?, "begin aloud\n");
+    assert_eq!(shown("&job=Work").await?, "line 0 of 1\n");
+    assert_eq!(shown("&job=End").await?, "end\n");
+    let whole = shown("").await?;
+    let timed = shown("&timestamps=1").await?;
+    for (line, timed) in whole.lines().zip(timed.lines()) {
+        let (time, text) = timed.split_once(' ').expect("a time and a line");
+        assert_eq!(text, line);
+        assert!(time.starts_with("20") && time.ends_with('Z'), "{timed}");
+    }
+    let about: serde_json::Value =
+        cluster.client.get(&format!("/api/v1/run/{}/log?about=1", run.uniqueid)).await?;
+    assert_eq!(about["sealed"]["size"], whole.len());
+    assert_eq!(about["sealed"]["sha256"], ids::Digest::of(whole.as_bytes()).to_string());
     Ok(())
 }

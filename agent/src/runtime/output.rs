@@ -11,9 +11,11 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt as _;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
     sync::mpsc,
+    task::unconstrained,
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -21,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Output, Stream,
     handshake::{self, Address, Line},
+    running::Running,
 };
 
 const PIECE: usize = 16 * 1024;
@@ -77,11 +80,18 @@ pub(super) struct Pump<R> {
     stream: Stream,
     output: mpsc::Sender<Output>,
     tail: Tail,
+    running: Running,
 }
 
 impl<R: AsyncRead + Unpin> Pump<R> {
-    pub(super) fn new(reader: R, stream: Stream, output: mpsc::Sender<Output>, tail: Tail) -> Self {
-        Self { reader, buffer: BytesMut::new(), stream, output, tail }
+    pub(super) fn new(
+        reader: R,
+        stream: Stream,
+        running: Running,
+        output: mpsc::Sender<Output>,
+        tail: Tail,
+    ) -> Self {
+        Self { reader, buffer: BytesMut::new(), stream, output, tail, running }
     }
 
     /// Reads up to the handshake and takes it out. Pends for ever if the stream ends before: how
@@ -124,13 +134,24 @@ impl<R: AsyncRead + Unpin> Pump<R> {
         loop {
             let rest = self.buffer.split().freeze();
             self.pass(rest).await;
-            let count = tokio::select! {
-                biased;
-                count = self.fill() => count,
-                () = closing.cancelled() => break,
-            };
-            if count == 0 {
-                return;
+            if !self.running.asks() {
+                tokio::select! {
+                    biased;
+                    count = read(&mut self.reader, &mut self.buffer) => match count {
+                        0 => return,
+                        _ => continue,
+                    },
+                    () = self.running.changed() => {}
+                    () = closing.cancelled() => break,
+                }
+            }
+            // What a job wrote before it answered was there to be read before its answer was.
+            if self.running.asks() {
+                match unconstrained(self.fill()).now_or_never() {
+                    Some(0) => return,
+                    Some(_) => {}
+                    None => self.running.found_empty(),
+                }
             }
         }
         while let Ok(1..) = timeout(STRAGGLER, self.fill()).await {
@@ -141,14 +162,19 @@ impl<R: AsyncRead + Unpin> Pump<R> {
 
     /// The count of new bytes; a pipe that fails is one that ended.
     async fn fill(&mut self) -> usize {
-        self.buffer.reserve(PIECE);
-        self.reader.read_buf(&mut self.buffer).await.unwrap_or(0)
+        read(&mut self.reader, &mut self.buffer).await
     }
 
-    async fn pass(&self, bytes: Bytes) {
+    async fn pass(&mut self, bytes: Bytes) {
         if !bytes.is_empty() {
             self.tail.push(&bytes);
-            self.output.send(Output { stream: self.stream, bytes }).await.ok();
+            let output = Output::now(self.stream, self.running.jobs(), bytes);
+            self.output.send(output).await.ok();
         }
     }
+}
+
+async fn read(reader: &mut (impl AsyncRead + Unpin), buffer: &mut BytesMut) -> usize {
+    buffer.reserve(PIECE);
+    reader.read_buf(buffer).await.unwrap_or(0)
 }

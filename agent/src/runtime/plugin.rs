@@ -24,6 +24,7 @@ use super::{
     handshake::Address,
     output::{LastOutput, MAX_NOISE, NoHandshake, Pump, Tail},
     process::Process,
+    running::Roster,
 };
 
 const START_TIMEOUT: Duration = Duration::from_mins(1);
@@ -110,6 +111,7 @@ pub struct Plugin {
     child: Child,
     channel: Channel,
     titles: HashMap<u32, String>,
+    roster: Roster,
 }
 
 /// The process and the two tasks that read from it.
@@ -168,7 +170,10 @@ impl Plugin {
         let request = plugin::Job { unique_id: job, args, ..Default::default() };
         let mut client = self.client();
         let call = async move { client.execute_job(request).await };
-        let result = self.call(call, || format!("job `{title}` ran")).await?.into_inner();
+        self.roster.begin(job).await;
+        let answer = self.call(call, || format!("job `{title}` ran")).await;
+        self.roster.end(job);
+        let result = answer?.into_inner();
         let message = shorten(result.message);
         Ok(match (result.failed, result.exit_pipeline) {
             (true, _) => JobOutcome::Failed { message },
@@ -248,8 +253,10 @@ pub(super) async fn start_within(
     let tail = Tail::default();
     let (process, stdout, stderr) =
         Process::spawn(&launch).await.map_err(|source| explain_spawn(&launch, source))?;
-    let mut stdout = Pump::new(stdout, Stream::Stdout, output.clone(), tail.clone());
-    let stderr = Pump::new(stderr, Stream::Stderr, output, tail.clone());
+    let mut roster = Roster::default();
+    let (out, err) = (roster.pipe(), roster.pipe());
+    let mut stdout = Pump::new(stdout, Stream::Stdout, out, output.clone(), tail.clone());
+    let stderr = Pump::new(stderr, Stream::Stderr, err, output, tail.clone());
     let closing = CancellationToken::new();
     let close = closing.clone().drop_guard();
     let stderr = tokio::spawn(stderr.run(closing.clone()));
@@ -263,7 +270,7 @@ pub(super) async fn start_within(
         Err(unusable) => Err(unusable),
     };
     match connected {
-        Ok(channel) => Ok(Plugin { child, channel, titles: HashMap::new() }),
+        Ok(channel) => Ok(Plugin { child, channel, titles: HashMap::new(), roster }),
         Err(unusable) => {
             child.end().await;
             Err(unusable.with_output(tail.text()))

@@ -191,7 +191,7 @@ impl Collected {
         let (sender, mut receiver) = mpsc::channel::<Output>(1);
         let (tell, so_far) = tokio::sync::watch::channel(HashMap::<Stream, String>::new());
         let task = tokio::spawn(async move {
-            while let Some(Output { stream, bytes }) = receiver.recv().await {
+            while let Some(Output { stream, bytes, .. }) = receiver.recv().await {
                 let text = String::from_utf8_lossy(&bytes).into_owned();
                 tell.send_modify(|all| {
                     all.entry(stream).or_default().push_str(&text);

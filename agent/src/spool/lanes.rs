@@ -2,7 +2,10 @@
 
 use std::mem;
 
-use super::Entry;
+use super::{
+    Entry,
+    spans::{Origin, Spans},
+};
 use crate::{
     mask::{Masker, Secrets},
     runtime::{Output, Stream},
@@ -17,7 +20,7 @@ pub(super) struct Lanes {
     secrets: Secrets,
     streams: [Lane; 2],
     /// To be written.
-    ready: Vec<u8>,
+    ready: Ready,
     /// Whose line is not finished in what was written.
     open: Option<usize>,
 }
@@ -27,34 +30,59 @@ struct Lane {
     masker: Masker,
     /// Masked, not yet a line.
     line: Vec<u8>,
+    /// Of the last piece of it.
+    origin: Option<Origin>,
+}
+
+/// Bytes, and where they came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ready {
+    pub(super) bytes: Vec<u8>,
+    pub(super) spans: Spans,
+}
+
+impl Ready {
+    fn push(&mut self, bytes: &[u8], origin: Origin) {
+        self.bytes.extend_from_slice(bytes);
+        self.spans.push(bytes.len() as u64, origin);
+    }
 }
 
 const NOTES: usize = 2;
 
 impl Lanes {
     pub(super) fn new(secrets: &Secrets) -> Self {
-        let lane = || Lane { masker: Masker::new(secrets.clone()), line: Vec::new() };
-        Self { secrets: secrets.clone(), streams: [lane(), lane()], ready: Vec::new(), open: None }
+        let lane = || Lane { masker: Masker::new(secrets.clone()), line: Vec::new(), origin: None };
+        Self {
+            secrets: secrets.clone(),
+            streams: [lane(), lane()],
+            ready: Ready::default(),
+            open: None,
+        }
     }
 
     pub(super) fn take(&mut self, entry: Entry) {
         match entry {
-            Entry::Note(text) => {
+            Entry::Note { text, at } => {
                 let line = format!("{}\n", self.secrets.mask(&text));
-                self.show(NOTES, line.as_bytes());
+                self.show(NOTES, line.as_bytes(), Origin::agent(at));
             }
-            Entry::Output(Output { stream, bytes }) => {
+            Entry::Output(Output { stream, jobs, at, bytes }) => {
                 let index = match stream {
                     Stream::Stdout => 0,
                     Stream::Stderr => 1,
                 };
                 let lane = &mut self.streams[index];
+                let is_open = !lane.line.is_empty() || lane.masker.holds();
+                let earlier = lane.origin.take().filter(|_| is_open);
+                let origin = Origin::pipeline(stream, jobs, at).since(earlier);
                 lane.line.extend(lane.masker.push(&bytes));
                 let whole =
                     lane.line.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
                 let length = if lane.line.len() > LONGEST_LINE { lane.line.len() } else { whole };
                 let lines: Vec<u8> = lane.line.drain(..length).collect();
-                self.show(index, &lines);
+                lane.origin = Some(origin.clone());
+                self.show(index, &lines, origin);
             }
         }
     }
@@ -66,8 +94,11 @@ impl Lanes {
     /// Nothing came for a moment. What a masker still holds stays where it is.
     pub(super) fn show_unfinished(&mut self) {
         for index in 0..self.streams.len() {
-            let line = mem::take(&mut self.streams[index].line);
-            self.show(index, &line);
+            let lane = &mut self.streams[index];
+            let rest = mem::take(&mut lane.line);
+            if let Some(origin) = lane.origin.clone() {
+                self.show(index, &rest, origin);
+            }
         }
     }
 
@@ -80,16 +111,16 @@ impl Lanes {
     }
 
     /// A line that another lane left open is ended first, so that lines never mix.
-    fn show(&mut self, lane: usize, bytes: &[u8]) {
+    fn show(&mut self, lane: usize, bytes: &[u8], origin: Origin) {
         let Some(last) = bytes.last() else { return };
         if self.open.is_some_and(|open| open != lane) {
-            self.ready.push(b'\n');
+            self.ready.push(b"\n", Origin::agent(origin.at));
         }
-        self.ready.extend_from_slice(bytes);
+        self.ready.push(bytes, origin);
         self.open = (*last != b'\n').then_some(lane);
     }
 
-    pub(super) fn ready(&mut self) -> Vec<u8> {
+    pub(super) fn ready(&mut self) -> Ready {
         mem::take(&mut self.ready)
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A segment is synced before the next one begins. Beside each stands the state of the digest at its
 //! beginning, so that the digest of the whole log can be told after older segments were removed, by
-//! a later life of the agent too. Bytes are kept as they came.
+//! a later life of the agent too; and a file that says of each stretch of its bytes where they came from.
+//! Bytes are kept as they came.
 
 use std::{
     fs, io,
@@ -15,6 +16,10 @@ use ids::Digest;
 use sha2::{Digest as _, Sha256, digest::common::hazmat::SerializableState};
 use tokio::{fs::File, io::AsyncWriteExt as _, task::spawn_blocking};
 
+use super::{
+    Gaps, now,
+    spans::{Origin, Spans, read_records},
+};
 use crate::home::{make_dir, write_private};
 
 /// Bytes of one segment.
@@ -50,6 +55,36 @@ impl Shelf {
 
     fn state(&self, start: u64) -> PathBuf {
         self.dir.join(format!("{start:020}.sha256"))
+    }
+
+    pub(super) fn spans(&self, start: u64) -> PathBuf {
+        self.dir.join(format!("{start:020}.spans"))
+    }
+
+    fn gaps(&self) -> PathBuf {
+        self.dir.join("gaps")
+    }
+
+    /// What an earlier life of the agent dropped.
+    pub(crate) fn read_gaps(&self) -> Gaps {
+        let text = fs::read_to_string(self.gaps()).unwrap_or_default();
+        let mut numbers = text.split(' ').map(|word| word.trim().parse().unwrap_or(0));
+        Gaps { count: numbers.next().unwrap_or(0), bytes: numbers.next().unwrap_or(0) }
+    }
+
+    /// Opens the spans of the segment where the log ends, up to the last record that is whole and of
+    /// bytes that are there.
+    fn reopen_spans(&self, start: u64, size: u64) -> io::Result<fs::File> {
+        let path = self.spans(start);
+        let file = fs::File::options().append(true).read(true).create(true).open(&path)?;
+        let bytes = fs::read(&path)?;
+        let mut rest = &bytes[..];
+        let records = read_records(&mut rest);
+        let is_there = |(offset, spans): &&(u64, Spans)| offset + spans.length() <= size;
+        let whole = records.iter().take_while(is_there);
+        let length: usize = whole.map(|(offset, spans)| spans.record(*offset).len()).sum();
+        file.set_len(length as u64)?;
+        Ok(file)
     }
 
     /// At most `most` bytes from `offset` on, up to the end of a segment. `NotFound`: they were removed.
@@ -119,6 +154,7 @@ fn restore(path: &Path) -> Option<Sha256> {
 pub(crate) struct Tail {
     shelf: Shelf,
     file: File,
+    spans: File,
     /// Where the oldest segment begins that is kept.
     first: u64,
     /// Where the segment of `file` begins.
@@ -132,7 +168,8 @@ impl Tail {
     pub(crate) async fn create(shelf: Shelf) -> io::Result<Self> {
         make_dir(&shelf.dir)?;
         let file = File::create(shelf.log(0)).await?;
-        Ok(Self { shelf, file, first: 0, start: 0, size: 0, hash: Sha256::new() })
+        let spans = File::create(shelf.spans(0)).await?;
+        Ok(Self { shelf, file, spans, first: 0, start: 0, size: 0, hash: Sha256::new() })
     }
 
     /// Goes on with what a previous life of the agent left.
@@ -148,7 +185,9 @@ impl Tail {
             return Err(io::ErrorKind::NotFound.into());
         };
         let file = File::options().append(true).open(shelf.log(start)).await?;
-        Ok(Self { shelf, file, first, start, size, hash })
+        let of = shelf.clone();
+        let spans = File::from_std(blocking(move || of.reopen_spans(start, size)).await?);
+        Ok(Self { shelf, file, spans, first, start, size, hash })
     }
 
     /// Bytes of the whole log, removed ones included.
@@ -162,7 +201,7 @@ impl Tail {
     }
 
     /// After an error nothing more may be appended.
-    pub(crate) async fn append(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    pub(super) async fn append(&mut self, mut bytes: &[u8], mut spans: Spans) -> io::Result<()> {
         while !bytes.is_empty() {
             let room = self.start + self.shelf.segment - self.size;
             if room == 0 {
@@ -173,6 +212,11 @@ impl Tail {
             let (now, later) = bytes.split_at(length);
             self.file.write_all(now).await?;
             self.file.flush().await?;
+            let now_spans = spans.take(length as u64);
+            if !now_spans.is_empty() {
+                self.spans.write_all(&now_spans.record(self.size)).await?;
+                self.spans.flush().await?;
+            }
             self.hash.update(now);
             self.size += length as u64;
             bytes = later;
@@ -186,6 +230,7 @@ impl Tail {
         let (state, path) = (self.hash.serialize(), self.shelf.state(self.size));
         blocking(move || write_private(&path, &state)).await?;
         self.file = File::create(self.shelf.log(self.size)).await?;
+        self.spans = File::create(self.shelf.spans(self.size)).await?;
         self.start = self.size;
         Ok(())
     }
@@ -198,12 +243,26 @@ impl Tail {
             && self.first + self.shelf.segment <= acknowledged
         {
             fs::remove_file(self.shelf.log(self.first))?;
-            match fs::remove_file(self.shelf.state(self.first)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => self.first += self.shelf.segment,
+            for beside in [self.shelf.state(self.first), self.shelf.spans(self.first)] {
+                match fs::remove_file(beside) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
             }
+            self.first += self.shelf.segment;
         }
         Ok(())
+    }
+
+    pub(super) async fn keep_gaps(&self, gaps: Gaps) -> io::Result<()> {
+        let (path, text) = (self.shelf.gaps(), format!("{} {}", gaps.count, gaps.bytes));
+        blocking(move || write_private(&path, text.as_bytes())).await
+    }
+
+    /// A last line of the agent.
+    pub(crate) async fn close(&mut self, line: &[u8]) -> io::Result<()> {
+        let origin = Origin::agent(now());
+        self.append(line, Spans::one(line.len(), origin)).await
     }
 
     /// The sha256 of the whole log.
@@ -216,7 +275,7 @@ impl Tail {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     spawn_blocking(work).await.map_err(io::Error::other)?
@@ -237,7 +296,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut tail = Tail::create(shelf(&dir)).await.unwrap();
         let text: Vec<u8> = (0..47).collect();
-        tail.append(&text).await.unwrap();
+        tail.append(&text, Spans::default()).await.unwrap();
         tail.forget(9, 0).unwrap();
         assert_eq!(tail.first(), 0);
         tail.forget(29, 0).unwrap();
@@ -252,8 +311,8 @@ mod tests {
         // Another life.
         let mut tail = Tail::reopen(shelf(&dir)).await.unwrap();
         assert_eq!((tail.first(), tail.size()), (20, 47));
-        tail.append(b"end").await.unwrap();
-        tail.append(b"!").await.unwrap();
+        tail.append(b"end", Spans::default()).await.unwrap();
+        tail.append(b"!", Spans::default()).await.unwrap();
         let whole = [&text[..], b"end!"].concat();
         assert_eq!(tail.digest(), Digest::of(&whole));
     }
@@ -269,7 +328,7 @@ mod tests {
                 let mut tail = Tail::create(shelf(&dir)).await.unwrap();
                 let mut whole = Vec::new();
                 for (piece, restart) in pieces {
-                    tail.append(&piece).await.unwrap();
+                    tail.append(&piece, Spans::default()).await.unwrap();
                     whole.extend(piece);
                     if restart {
                         tail = Tail::reopen(shelf(&dir)).await.unwrap();

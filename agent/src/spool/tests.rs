@@ -5,7 +5,11 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::*;
-use crate::{config::WhenFull, runtime::Stream, stop::Why};
+use crate::{
+    config::WhenFull,
+    runtime::{Jobs, Stream},
+    stop::Why,
+};
 
 struct Fixture {
     dir: tempfile::TempDir,
@@ -42,7 +46,8 @@ impl Fixture {
     }
 
     async fn print_bytes(&self, stream: Stream, bytes: &'static [u8]) {
-        self.log.output(Output { stream, bytes: Bytes::from_static(bytes) }).await;
+        let output = Output::now(stream, Jobs::from([]), Bytes::from_static(bytes));
+        self.log.output(output).await;
     }
 
     fn text(&self) -> String {
@@ -143,7 +148,7 @@ async fn a_full_spool_blocks_the_job_until_the_server_takes_more() {
     let end = *log.shipment.progress.borrow();
     assert_eq!(end.size, 50);
     assert_eq!(end.end, Some(Digest::of("123456789\n".repeat(5).as_bytes())));
-    assert_eq!((end.dropped, end.blocked), (0, false));
+    assert_eq!((end.gaps, end.blocked), (Gaps::default(), false));
 }
 
 #[tokio::test]
@@ -163,10 +168,10 @@ async fn a_full_spool_that_drops_says_how_much_is_missing() {
     let mut log = begin(&[], bounds).await;
     for text in ["123456789\n", "123456789", "\n-lost-\n"] {
         log.print(Stream::Stdout, text).await;
-        log.until(|progress| progress.size + progress.dropped >= 10).await;
+        log.until(|progress| progress.size + progress.gaps.bytes >= 10).await;
     }
-    log.until(|progress| progress.dropped > 0).await;
-    let dropped = log.shipment.progress.borrow().dropped;
+    log.until(|progress| progress.gaps.count > 0).await;
+    let dropped = log.shipment.progress.borrow().gaps.bytes;
     log.shipment.acknowledged.send_replace(19);
     log.print(Stream::Stdout, "again\n").await;
     log.spool.finish(log.log).await;
@@ -193,7 +198,8 @@ async fn a_line_without_an_end_takes_no_memory() {
     let (spool, log, shipment) =
         Spool::start(shelf, Secrets::new(["xy"]), bounds, Stopper::default()).await.unwrap();
     for _ in 0..40 {
-        log.output(Output { stream: Stream::Stdout, bytes: Bytes::from_static(&PIECE) }).await;
+        let piece = Bytes::from_static(&PIECE);
+        log.output(Output::now(Stream::Stdout, Jobs::from([]), piece)).await;
     }
     spool.finish(log).await;
     assert_eq!(shipment.progress.borrow().size, 40 << 20);

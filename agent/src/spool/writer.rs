@@ -10,7 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Progress,
+    lanes::Ready,
+    now,
     segments::{Shelf, Tail},
+    spans::{Origin, Spans},
 };
 use crate::{
     config::{Config, WhenFull},
@@ -53,6 +56,8 @@ pub(super) struct Writer {
     impatience: Impatience,
     /// Bytes that are missing at this place.
     dropped: u64,
+    /// Something is missing at the end of what was written.
+    in_gap: bool,
     in_line: bool,
     /// The log's bound was reached, or the disk refused.
     closed: bool,
@@ -71,7 +76,7 @@ impl Writer {
         let bounds = Bounds { spool: bounds.spool.max(2 * segment), ..bounds };
         let piece = usize::try_from(segment).unwrap_or(PIECE).min(PIECE);
         let tail = Tail::create(shelf).await?;
-        let (dropped, in_line, closed) = (0, false, false);
+        let (dropped, in_gap, in_line, closed) = (0, false, false, false);
         Ok(Self {
             tail,
             bounds,
@@ -80,35 +85,58 @@ impl Writer {
             acknowledged,
             impatience,
             dropped,
+            in_gap,
             in_line,
             closed,
         })
     }
 
-    pub(super) async fn write(&mut self, bytes: &[u8]) {
+    pub(super) async fn write(&mut self, ready: Ready) {
+        let Ready { bytes, mut spans } = ready;
         let room = usize::try_from(self.bounds.log.saturating_sub(self.tail.size()));
         let kept = bytes.len().min(room.unwrap_or(usize::MAX));
         for piece in bytes[..kept].chunks(self.piece) {
-            self.take(piece).await;
+            let spans = spans.take(piece.len() as u64);
+            self.take(piece, spans).await;
         }
-        if kept < bytes.len() && !self.closed {
-            let limit = self.bounds.log;
-            let note = format!("\nThe log reached {limit} bytes; the rest is dropped.\n");
-            self.append(note.as_bytes()).await;
-            self.closed = true;
+        if kept < bytes.len() {
+            if !self.closed {
+                let limit = self.bounds.log;
+                self.tell(&format!("\nThe log reached {limit} bytes; the rest is dropped.\n"))
+                    .await;
+                self.closed = true;
+            }
+            self.miss((bytes.len() - kept) as u64).await;
         }
     }
 
-    async fn take(&mut self, piece: &[u8]) {
-        if self.closed {
-            return;
-        }
-        if self.has_room(piece.len() as u64).await {
+    async fn take(&mut self, piece: &[u8], spans: Spans) {
+        if !self.closed && self.has_room(piece.len() as u64).await {
             self.tell_gap().await;
-            self.append(piece).await;
+            self.append(piece, spans).await;
         } else {
             self.dropped += piece.len() as u64;
-            self.progress.send_modify(|progress| progress.dropped += piece.len() as u64);
+            self.miss(piece.len() as u64).await;
+        }
+    }
+
+    /// So many bytes are not kept.
+    async fn miss(&mut self, bytes: u64) {
+        let begins = !std::mem::replace(&mut self.in_gap, true);
+        self.progress.send_modify(|progress| {
+            progress.gaps.count += u64::from(begins);
+            progress.gaps.bytes += bytes;
+        });
+        if begins {
+            self.keep_gaps().await;
+        }
+    }
+
+    /// For a later life of the agent.
+    async fn keep_gaps(&self) {
+        let gaps = self.progress.borrow().gaps;
+        if let Err(error) = self.tail.keep_gaps(gaps).await {
+            tracing::warn!(%error, "cannot note how much of a log was dropped");
         }
     }
 
@@ -148,22 +176,29 @@ impl Writer {
 
     /// What is missing is said where it is missing.
     async fn tell_gap(&mut self) {
-        if self.dropped > 0 {
+        if self.dropped > 0 && !self.closed {
             let start = if self.in_line { "\n" } else { "" };
             let (dropped, limit) = (self.dropped, self.bounds.spool);
             let gap = format!(
                 "{start}--- gap: {dropped} bytes are missing here: {limit} bytes of this log were waiting for the server ---\n"
             );
             self.dropped = 0;
-            self.append(gap.as_bytes()).await;
+            self.tell(&gap).await;
+            self.in_gap = false;
+            self.keep_gaps().await;
         }
     }
 
-    async fn append(&mut self, bytes: &[u8]) {
+    /// A line of the agent.
+    async fn tell(&mut self, line: &str) {
+        self.append(line.as_bytes(), Spans::one(line.len(), Origin::agent(now()))).await;
+    }
+
+    async fn append(&mut self, bytes: &[u8], spans: Spans) {
         if self.closed {
             return;
         }
-        match self.tail.append(bytes).await {
+        match self.tail.append(bytes, spans).await {
             Ok(()) => {
                 self.in_line = bytes.last().is_some_and(|last| *last != b'\n');
                 let size = self.tail.size();

@@ -1,6 +1,7 @@
 //! `gaia run`: what is running, what ran, and what it printed.
 
 mod follow;
+mod logs;
 
 use std::io::Write;
 
@@ -8,7 +9,6 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use futures::StreamExt;
 use http::Method;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 pub use follow::follow_log;
@@ -50,6 +50,8 @@ pub enum RunCommand {
         /// Only the lines that hold this text, each after its number
         #[arg(long, conflicts_with = "follow")]
         search: Option<String>,
+        #[command(flatten)]
+        view: logs::View,
     },
     /// Stop a run
     Cancel {
@@ -92,11 +94,11 @@ pub async fn run(command: RunCommand, client: &Client, output: Output) -> Result
         }
         RunCommand::Logs { run, search: Some(text), .. } => {
             let run = find(client, &run).await?;
-            search(client, &run.uniqueid, &text, output).await?;
+            logs::search(client, &run.uniqueid, &text, output).await?;
         }
-        RunCommand::Logs { run, follow, search: None } => {
+        RunCommand::Logs { run, follow, search: None, view } => {
             let run = find(client, &run).await?;
-            logs(client, &run.uniqueid, follow).await?;
+            logs::show(client, &run.uniqueid, follow, &view).await?;
         }
         RunCommand::Cancel { run } => {
             let run = find(client, &run).await?;
@@ -158,60 +160,6 @@ pub async fn find(client: &Client, name: &str) -> Result<Run> {
     Ok(client.get(&format!("/api/v1/pipelinerun/{}/{number}", pipeline.id)).await?)
 }
 
-/// Copies the log to standard output, byte for byte as the server gives it.
-pub async fn logs(client: &Client, run: &str, follow: bool) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    if !follow {
-        let path = format!("/api/v1/run/{}/log?raw=1", segment(run));
-        let text = client.call(Method::GET, &path, None::<&()>).await?;
-        return out.write_all(&text).context("write the log");
-    }
-    drop(out);
-    follow_log(client, run, |text| {
-        let mut out = std::io::stdout().lock();
-        out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("write the log")
-    })
-    .await
-}
-
-async fn search(client: &Client, run: &str, text: &str, output: Output) -> Result<()> {
-    let path = format!("/api/v1/run/{}/log?search={}", segment(run), segment(text));
-    let found: Found = client.get(&path).await?;
-    output.show(&found, |found| {
-        let mut lines: Vec<String> = found
-            .matches
-            .iter()
-            // What a log holds must not steer the terminal here.
-            .map(|it| {
-                format!(
-                    "{}: {}",
-                    it.line,
-                    it.text.replace(|it: char| it.is_control() && it != '\t', "\u{fffd}")
-                )
-            })
-            .collect();
-        if found.truncated {
-            lines.push("There are more; search for a longer text.".into());
-        }
-        lines.join("\n")
-    })?;
-    Ok(())
-}
-
-#[derive(Debug, Deserialize, Serialize)]
-struct Found {
-    attempt: u32,
-    matches: Vec<Match>,
-    truncated: bool,
-}
-
-#[derive(Debug, Deserialize, Serialize)]
-struct Match {
-    line: u64,
-    offset: u64,
-    text: String,
-}
-
 /// Follows a run to its end: its log while it runs, then how it ended.
 pub async fn watch(client: &Client, run: &Run, output: Output) -> Result<u8> {
     let waiting = spinner(format!("{} {}", run.pipelinename, run.status));
@@ -230,7 +178,7 @@ pub async fn watch(client: &Client, run: &Run, output: Output) -> Result<u8> {
     };
     let printed = async {
         if output == Output::Text {
-            follow_log(client, &run.uniqueid, |text| {
+            follow_log(client, &run.uniqueid, "", |text| {
                 waiting
                     .suspend(|| {
                         let mut out = std::io::stdout().lock();

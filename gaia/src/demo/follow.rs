@@ -56,7 +56,7 @@ impl Follower {
 
 async fn lines(client: &Client, run: &str, front: &str) -> Result<()> {
     let mut rest = String::new();
-    follow_log(client, run, |piece| {
+    follow_log(client, run, "", |piece| {
         rest.push_str(piece);
         while let Some(end) = rest.find('\n') {
             let line: String = rest.drain(..=end).collect();

@@ -6,12 +6,14 @@ use axum::{
     extract::State,
     http::HeaderMap,
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::BytesMut;
 use futures::{FutureExt, StreamExt};
 use ids::Digest;
+use prost::Message;
 use proto::{
     common::v1::Lease,
-    logs::v1::{AppendLogRequest, LogEnd},
+    logs::v1::{AppendLogRequest, LogEnd, LogSpans},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -21,19 +23,31 @@ use super::attempt_of;
 use crate::{
     error::ApiError,
     gate::Gate,
+    limits,
     rest::{Params, Query},
 };
 
 /// Largest piece that the log service takes.
 const PIECE: usize = 1 << 20;
 
-/// Where the body belongs; with `size` and `sha256` the log is complete after it.
+/// Of where the bytes of the body came from: `LogSpans` in base64.
+const SPANS: &str = "x-gaia-log-spans";
+
+/// Where the body belongs; with `size` and `sha256` the log is complete after it. With `size` and
+/// `incomplete`, which says why, the worker cannot bring more.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Place {
     #[serde(default)]
     offset: u64,
     size: Option<u64>,
     sha256: Option<String>,
+    /// Places where the worker dropped something, and how many bytes in all.
+    #[serde(default)]
+    gaps: u64,
+    #[serde(default)]
+    dropped: u64,
+    #[serde(default)]
+    incomplete: String,
 }
 
 pub(crate) async fn append(
@@ -45,7 +59,7 @@ pub(crate) async fn append(
 ) -> Result<Json<Value>, ApiError> {
     let (_, lease) = attempt_of(&params, &headers)?;
     let end = place.end()?;
-    let log = Writer { gate, lease };
+    let mut log = Writer { gate, lease, spans: spans_of(&headers)? };
     let mut at = place.offset;
     let mut durable = None;
     let mut body = body.into_data_stream();
@@ -67,16 +81,27 @@ pub(crate) async fn append(
 
 impl Place {
     fn end(&self) -> Result<Option<LogEnd>, ApiError> {
+        limits::text("incomplete", &self.incomplete, limits::NOTE)?;
+        let end = |size, sha256: Vec<u8>| LogEnd {
+            size,
+            sha256: sha256.into(),
+            gaps: self.gaps,
+            dropped: self.dropped,
+            incomplete: self.incomplete.clone(),
+            missing: 0,
+        };
         match (self.size, &self.sha256) {
             (None, None) => Ok(None),
             (Some(size), Some(sha256)) => {
                 let digest: Digest = sha256
                     .parse()
                     .map_err(|error| ApiError::bad_request(format!("`sha256`: {error}")))?;
-                Ok(Some(LogEnd { size, sha256: digest.as_bytes().to_vec().into() }))
+                Ok(Some(end(size, digest.as_bytes().to_vec())))
             }
+            (Some(size), None) if !self.incomplete.is_empty() => Ok(Some(end(size, vec![]))),
             _ => Err(ApiError::bad_request(
-                "`size` and `sha256` belong together: send both with the last bytes, or neither",
+                "`size` and `sha256` belong together: send both with the last bytes, or neither, or \
+                 `size` and `incomplete` for a log whose end cannot be sent",
             )),
         }
     }
@@ -85,11 +110,27 @@ impl Place {
 struct Writer {
     gate: Gate,
     lease: Lease,
+    /// Goes with the first piece, and tells of all of them.
+    spans: Option<LogSpans>,
+}
+
+fn spans_of(headers: &HeaderMap) -> Result<Option<LogSpans>, ApiError> {
+    let Some(value) = headers.get(SPANS) else { return Ok(None) };
+    let decoded = STANDARD.decode(value).ok();
+    let spans = decoded.and_then(|bytes| LogSpans::decode(&bytes[..]).ok());
+    spans.map(Some).ok_or_else(|| {
+        ApiError::bad_request(format!("header `{SPANS}`: is no `LogSpans` in base64"))
+    })
 }
 
 impl Writer {
     /// The offset up to which the log is on disk.
-    async fn append(&self, offset: u64, data: Bytes, end: Option<LogEnd>) -> Result<u64, ApiError> {
+    async fn append(
+        &mut self,
+        offset: u64,
+        data: Bytes,
+        end: Option<LogEnd>,
+    ) -> Result<u64, ApiError> {
         let wanted = offset.saturating_add(data.len() as u64);
         let request = AppendLogRequest {
             run_id: self.lease.run_id.clone(),
@@ -97,6 +138,7 @@ impl Writer {
             offset,
             data,
             end,
+            spans: self.spans.take(),
         };
         let durable = self.gate.logs().append_log(request).await?.into_inner().durable_offset;
         if durable < wanted {

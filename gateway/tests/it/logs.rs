@@ -1,5 +1,9 @@
 //! Logs as they are read: live, from a place, and through retries.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use http::Method;
+use prost::Message;
+use proto::logs::v1::{LogSource, LogSpans, LogStream};
 use serde_json::json;
 
 use crate::{agent::job, client::Events, house::House};
@@ -142,4 +146,81 @@ async fn a_place_that_is_none_is_refused_by_name() {
     let path = format!("/api/v1/pipelinerun/{id}/1/log");
     let refused = house.admin.call(http::Method::GET, &path, &headers, "").await.expect(400);
     assert!(refused.message().contains("`soon`"), "{}", refused.message());
+}
+
+#[tokio::test]
+async fn a_log_is_shown_by_stream_by_job_and_with_times() {
+    let house = House::start().await;
+    let mut agent = house.agent("ada").await;
+    let jobs = vec![job(1, "go", &[], vec![]), job(2, "stop", &[1], vec![])];
+    let id = house.pipeline("Sources", &mut agent, jobs).await;
+    let run = house.run(id, json!([])).await;
+    let path = format!("run/{}/log", run["uniqueid"].as_str().unwrap());
+    let order = agent.order().await;
+    agent.report(&order, "running").await;
+    let spans = LogSpans {
+        offset: 0,
+        at: 1_000,
+        lengths: vec![4, 4, 5],
+        delays: vec![0, 500, 0],
+        origins: vec![0, 1, 2],
+        sources: vec![
+            LogSource { stream: LogStream::Stdout.into(), jobs: vec![1] },
+            LogSource { stream: LogStream::Stderr.into(), jobs: vec![2] },
+            LogSource { stream: LogStream::Stdout.into(), jobs: vec![1, 2] },
+        ],
+    };
+    let spans = STANDARD.encode(spans.encode_to_vec());
+    let log = format!("/runs/{}/attempts/1/log", order.unique_id);
+    let header = [("x-gaia-log-spans", spans.as_str())];
+    let text = "one\ntwo\nboth\n";
+    agent.bulk(Method::PUT, &format!("{log}?offset=0"), &order, &header, text).await.expect(200);
+    for (query, wanted) in [
+        ("", text),
+        ("&stream=stdout", "one\nboth\n"),
+        ("&stream=stderr", "two\n"),
+        ("&stream=agent", ""),
+        ("&job=stop", "two\n"),
+        ("&job=1", "one\n"),
+        ("&job=go&unsure=1", "one\nboth\n"),
+        (
+            "&timestamps=1&stream=stdout",
+            "1970-01-01T00:00:01.000Z one\n1970-01-01T00:00:01.500Z both\n",
+        ),
+    ] {
+        let seen = house.admin.get(&format!("{path}?raw=1{query}")).await.expect(200);
+        assert_eq!(seen.text(), wanted, "{query}");
+    }
+    let refused = house.admin.get(&format!("{path}?job=none")).await.expect(400);
+    assert!(refused.message().contains("it has `go`, `stop`"), "{}", refused.message());
+
+    // Followed, and taken up in the middle of a line.
+    let mut events = house.admin.follow(&format!("{path}?timestamps=1&job=stop"), None).await;
+    events.expect("attempt").await;
+    let first = events.expect("log").await;
+    assert_eq!(
+        (first.log().as_str(), first.id.as_str()),
+        ("1970-01-01T00:00:01.500Z two\n", "1:13")
+    );
+    let mut events = house.admin.follow(&format!("{path}?timestamps=1"), Some("1:6")).await;
+    assert_eq!(events.expect("log").await.log(), "o\n1970-01-01T00:00:01.500Z both\n");
+
+    let odd = [("x-gaia-log-spans", "?")];
+    let refused = agent.bulk(Method::PUT, &log, &order, &odd, "").await.expect(400);
+    assert!(refused.message().contains("x-gaia-log-spans"), "{}", refused.message());
+    agent
+        .log(&order, "?offset=0&size=20&gaps=1&dropped=3&incomplete=the%20disk", "")
+        .await
+        .expect(200);
+    let about = house.admin.get(&format!("{path}?about=1")).await.expect(200).json();
+    assert_eq!(
+        (&about["attempt"], &about["size"], &about["finished"]),
+        (&json!(1), &json!(13), &json!(false))
+    );
+    let sealed = &about["sealed"];
+    assert_eq!(sealed["incomplete"], "the disk");
+    assert_eq!(
+        (&sealed["gaps"], &sealed["dropped"], &sealed["missing"]),
+        (&json!(1), &json!(3), &json!(7))
+    );
 }

@@ -12,7 +12,9 @@ fn log() -> LogId {
 /// What each line of `golden.txt` stands for.
 fn events() -> Vec<Event> {
     let seal = Seal { size: 300, digest: Digest::from_bytes([9; 32]) };
-    vec![Event::LogSealed { log: log(), seal, at: Timestamp(1_000) }]
+    let lack = Lack { gaps: 2, dropped: 500, incomplete: "gone".into(), missing: 4 };
+    let sealed = |lack| Event::LogSealed { log: log(), seal, lack, at: Timestamp(1_000) };
+    vec![sealed(Lack::default()), sealed(lack)]
 }
 
 #[test]

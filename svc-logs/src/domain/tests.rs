@@ -12,26 +12,30 @@ fn seal(size: u64) -> Seal {
     Seal { size, digest: Digest::of(&size.to_be_bytes()) }
 }
 
+fn lack() -> Lack {
+    Lack { gaps: 1, dropped: 7, incomplete: "the disk was full".into(), missing: 2 }
+}
+
 fn sealed(log: LogId, size: u64) -> Fact {
-    Event::LogSealed { log, seal: seal(size), at: Timestamp(1) }.into()
+    Event::LogSealed { log, seal: seal(size), lack: Lack::default(), at: Timestamp(1) }.into()
 }
 
 /// Given what happened, when a log is to be sealed, then this follows.
 #[track_caller]
 fn check(given: &[Fact], log: LogId, size: u64, then: Result<Vec<Event>, Rejection>) {
-    let command = Command::SealLog { log, seal: seal(size), at: Timestamp(1) };
+    let command = Command::SealLog { log, seal: seal(size), lack: lack(), at: Timestamp(1) };
     assert_eq!(decide(&State::replay(given), command), then);
 }
 
 #[test]
 fn a_log_is_sealed_once() {
     let log1 = log(1, 1);
-    let event = Event::LogSealed { log: log1, seal: seal(5), at: Timestamp(1) };
+    let event = Event::LogSealed { log: log1, seal: seal(5), lack: lack(), at: Timestamp(1) };
     check(&[], log1, 5, Ok(vec![event]));
     check(&[sealed(log1, 5)], log1, 5, Ok(vec![]));
     let refused = Rejection::SealedOtherwise { log: log1, known: seal(5) };
     check(&[sealed(log1, 5)], log1, 6, Err(refused));
-    let other = Event::LogSealed { log: log(1, 2), seal: seal(6), at: Timestamp(1) };
+    let other = Event::LogSealed { log: log(1, 2), seal: seal(6), lack: lack(), at: Timestamp(1) };
     check(&[sealed(log1, 5)], log(1, 2), 6, Ok(vec![other]));
 }
 

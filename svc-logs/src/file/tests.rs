@@ -48,7 +48,7 @@ fn seal_of(content: &[u8]) -> Seal {
 
 /// Appends, and tells what is durable.
 fn append(file: &mut LogFile, offset: u64, data: &[u8]) -> Result<u64, Refusal> {
-    file.append(offset, data)?;
+    file.append(offset, data, None)?;
     file.sync()?;
     Ok(file.progress().length)
 }
@@ -207,7 +207,7 @@ fn unsynced_bytes_are_taken_back_after_an_error() {
     let disk = Disk::new();
     let mut file = disk.open();
     append(&mut file, 0, b"hello").unwrap();
-    file.append(5, b" world").unwrap();
+    file.append(5, b" world", None).unwrap();
     file.give_up();
     assert_eq!(disk.stored(), b"hello");
 }
@@ -264,7 +264,7 @@ proptest! {
                 }
                 Step::Reopen => file = disk.open(),
                 Step::Crash { offset, length, keep } => {
-                    file.append(offset as u64, piece(offset, length)).unwrap();
+                    file.append(offset as u64, piece(offset, length), None).unwrap();
                     let left = disk.stored().len().min(acknowledged as usize + keep);
                     if disk.place().path().exists() {
                         let harmed =

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
 
 async fn begin(_: Ctx) -> JobResult {
     println!("begin");
+    eprintln!("begin aloud");
     Ok(())
 }
 

@@ -17,13 +17,14 @@ const AWAY: Duration = Duration::from_mins(2);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
-/// Calls `show` for every piece of the log until the run is over.
+/// Calls `show` for every piece of the log until the run is over; `view` is what to ask for besides.
 pub async fn follow_log(
     client: &Client,
     run: &str,
+    view: &str,
     show: impl FnMut(&str) -> Result<()>,
 ) -> Result<()> {
-    let path = format!("/api/v1/run/{}/log?follow=1", segment(run));
+    let path = format!("/api/v1/run/{}/log?follow=1{view}", segment(run));
     let mut follower = Follower { show, place: String::new(), attempt: String::new() };
     let (mut heard, mut pause) = (None, SHORTEST_PAUSE);
     loop {
@@ -146,7 +147,7 @@ mod tests {
             shown += text;
             Ok(())
         };
-        follow_log(&client, "r", show).await.unwrap();
+        follow_log(&client, "r", "", show).await.unwrap();
         assert_eq!(shown, "one\ntwo\n--- attempt 2 ---\nthree\n");
         assert_eq!(*asked.lock().unwrap(), ["", "1:4", "2:0"]);
         stop.cancel();

@@ -1,0 +1,171 @@
+//! `gaia run logs`: what a run printed, all of it or what one stream or job printed.
+
+use std::io::Write;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use http::Method;
+use serde::{Deserialize, Serialize};
+
+use super::follow_log;
+use crate::{client::Client, command::segment, output::Output};
+
+/// Which part of a log, and how.
+#[derive(Args, Clone, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command")]
+pub struct View {
+    /// Before each line the time when it reached the agent
+    #[arg(long, conflicts_with = "search")]
+    timestamps: bool,
+    /// Only what came over standard output
+    #[arg(long, conflicts_with_all = ["search", "stderr"])]
+    stdout: bool,
+    /// Only what came over standard error
+    #[arg(long, conflicts_with = "search")]
+    stderr: bool,
+    /// Only what this job printed (title or id). While several jobs run in one process it cannot be told whose a
+    /// line is; those lines are left out
+    #[arg(long, conflicts_with = "search")]
+    job: Option<String>,
+    /// With --job: also lines that it or a job beside it printed
+    #[arg(long, requires = "job")]
+    unsure: bool,
+}
+
+impl View {
+    /// Query parameters, each after an `&`.
+    fn query(&self) -> String {
+        let mut query = String::new();
+        for (wanted, parameter) in [
+            (self.timestamps, "&timestamps=1"),
+            (self.stdout, "&stream=stdout"),
+            (self.stderr, "&stream=stderr"),
+            (self.unsure, "&unsure=1"),
+        ] {
+            if wanted {
+                query += parameter;
+            }
+        }
+        if let Some(job) = &self.job {
+            query = format!("{query}&job={}", segment(job));
+        }
+        query
+    }
+}
+
+/// Copies the log to standard output, byte for byte as the server gives it, and says on standard error
+/// what it lacks.
+pub(super) async fn show(client: &Client, run: &str, follow: bool, view: &View) -> Result<()> {
+    if follow {
+        follow_log(client, run, &view.query(), |text| {
+            let mut out = std::io::stdout().lock();
+            out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("write the log")
+        })
+        .await?;
+    } else {
+        let path = format!("/api/v1/run/{}/log?raw=1{}", segment(run), view.query());
+        let text = client.call(Method::GET, &path, None::<&()>).await?;
+        std::io::stdout().lock().write_all(&text).context("write the log")?;
+    }
+    let path = format!("/api/v1/run/{}/log?about=1", segment(run));
+    let about: About = client.get(&path).await?;
+    if let Some(lack) = about.sealed.and_then(|sealed| sealed.lack()) {
+        anstream::eprintln!("{lack}");
+    }
+    Ok(())
+}
+
+#[derive(Debug, Deserialize)]
+struct About {
+    sealed: Option<Sealed>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Sealed {
+    gaps: u64,
+    dropped: u64,
+    incomplete: String,
+    missing: u64,
+}
+
+impl Sealed {
+    /// `None`: nothing is missing.
+    fn lack(&self) -> Option<String> {
+        let mut lacks = vec![];
+        if self.gaps > 0 {
+            let (gaps, dropped) = (self.gaps, self.dropped);
+            lacks.push(format!(
+                "{dropped} bytes are missing in {gaps} places: the worker had no room for them"
+            ));
+        }
+        if !self.incomplete.is_empty() {
+            let more =
+                if self.missing > 0 { format!(" ({} bytes)", self.missing) } else { String::new() };
+            lacks.push(format!("its end is missing{more}: {}", self.incomplete));
+        }
+        (!lacks.is_empty()).then(|| format!("This log is not complete: {}.", lacks.join("; ")))
+    }
+}
+
+pub(super) async fn search(client: &Client, run: &str, text: &str, output: Output) -> Result<()> {
+    let path = format!("/api/v1/run/{}/log?search={}", segment(run), segment(text));
+    let found: Found = client.get(&path).await?;
+    output.show(&found, |found| {
+        let mut lines: Vec<String> = found
+            .matches
+            .iter()
+            // What a log holds must not steer the terminal here.
+            .map(|it| {
+                format!(
+                    "{}: {}",
+                    it.line,
+                    it.text.replace(|it: char| it.is_control() && it != '\t', "\u{fffd}")
+                )
+            })
+            .collect();
+        if found.truncated {
+            lines.push("There are more; search for a longer text.".into());
+        }
+        lines.join("\n")
+    })?;
+    Ok(())
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct Found {
+    attempt: u32,
+    matches: Vec<Match>,
+    truncated: bool,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct Match {
+    line: u64,
+    offset: u64,
+    text: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_log_lacks_is_said() {
+        let whole = Sealed { gaps: 0, dropped: 0, incomplete: String::new(), missing: 0 };
+        assert_eq!(whole.lack(), None);
+        let text =
+            Sealed { gaps: 2, dropped: 70, incomplete: "too long".into(), missing: 9 }.lack();
+        assert_eq!(
+            text.unwrap(),
+            "This log is not complete: 70 bytes are missing in 2 places: the worker had no room for them; \
+             its end is missing (9 bytes): too long."
+        );
+    }
+
+    #[test]
+    fn a_view_is_a_query() {
+        let view =
+            View { timestamps: true, stderr: true, job: Some("a b".into()), ..View::default() };
+        assert_eq!(view.query(), "&timestamps=1&stream=stderr&job=a%20b");
+    }
+}
