@@ -28,12 +28,12 @@ use std::{
     fs::TryLockError,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard},
+    sync::{Arc, OnceLock},
     thread,
 };
 
 use futures::{
-    future::BoxFuture,
+    future::{BoxFuture, FutureExt},
     stream::{BoxStream, StreamExt},
 };
 use tokio::sync::{oneshot, watch};
@@ -112,7 +112,7 @@ pub(crate) struct Embedded {
 
 /// What the writer tells its readers.
 struct Shared {
-    index: RwLock<Index>,
+    index: Index,
     /// Count of durable events.
     durable: watch::Receiver<u64>,
     /// Why the writer stopped.
@@ -120,11 +120,6 @@ struct Shared {
 }
 
 impl Shared {
-    /// A panic while the lock was held stops the writer, and readers then see what was durable.
-    fn index(&self) -> RwLockReadGuard<'_, Index> {
-        self.index.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn stopped(&self) -> LogError {
         LogError::Stopped(self.cause.get().map_or("it was closed", String::as_str).to_owned())
     }
@@ -147,11 +142,7 @@ impl Embedded {
     ) -> Result<Self, OpenError> {
         let next_position = recovered.index.next_position();
         let (publish, durable) = watch::channel(next_position);
-        let shared = Arc::new(Shared {
-            index: RwLock::new(recovered.index),
-            durable,
-            cause: OnceLock::new(),
-        });
+        let shared = Arc::new(Shared { index: recovered.index, durable, cause: OnceLock::new() });
         let writer = Writer::new(
             dir.to_owned(),
             options,
@@ -194,7 +185,11 @@ impl Store for Embedded {
     }
 
     fn standing(&self, stream: &str) -> Standing {
-        self.shared.index().standing(stream)
+        self.shared.index.standing(stream)
+    }
+
+    fn length(&self, stream: String) -> BoxFuture<'static, Result<u64, LogError>> {
+        reader::length(Arc::clone(&self.shared), stream).boxed()
     }
 
     fn read_stream(

@@ -138,6 +138,11 @@ impl Store for Memory {
         lock(&self.stored).standing(stream)
     }
 
+    fn length(&self, stream: String) -> BoxFuture<'static, Result<u64, LogError>> {
+        let length = lock(&self.stored).places(&stream).len() as u64;
+        Box::pin(async move { Ok(length) })
+    }
+
     fn read_stream(
         &self,
         stream: String,

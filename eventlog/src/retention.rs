@@ -168,6 +168,11 @@ impl Standing {
         self.deleted_before.or(self.metadata.truncate_before).unwrap_or(0)
     }
 
+    /// Whether it depends on the stream's length what is to be seen of it.
+    pub(crate) fn counts(&self, stream: &str) -> bool {
+        subject(stream).is_some() || self.metadata.max_count.is_some()
+    }
+
     /// What is to be seen of the stream.
     pub(crate) fn visible(&self, stream: &str, now: Timestamp) -> Visible {
         if subject(stream).is_some() {
@@ -205,6 +210,16 @@ impl Standings {
     /// Whether an event says something about a stream.
     pub(crate) fn concerns(stream: &str, event_type: &str) -> bool {
         event_type == TOMBSTONE_TYPE || subject(stream).is_some()
+    }
+
+    pub(crate) fn is_tombstone(event_type: &str) -> bool {
+        event_type == TOMBSTONE_TYPE
+    }
+
+    /// Whether such metadata delete their stream, so that its length counts.
+    pub(crate) fn deletes(data: &[u8]) -> bool {
+        StreamMetadata::from_json(data)
+            .is_ok_and(|metadata| metadata.truncate_before == Some(DELETED))
     }
 
     /// Takes an event in. `length_of` is how many events a stream has.

@@ -2,11 +2,11 @@
 //! same over every store of ours.
 
 use futures::{
-    StreamExt, future,
+    StreamExt, TryStreamExt, future,
     future::BoxFuture,
     stream::{self, BoxStream},
 };
-use ids::EventId;
+use ids::{EventId, Timestamp};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -36,8 +36,11 @@ pub(crate) trait Store: Send + Sync + 'static {
     /// Must take its place in the order of appends when called, not when first polled.
     fn append(&self, append: Append) -> BoxFuture<'static, Result<Appended, AppendError>>;
 
-    /// As of what is durable.
+    /// As of what is durable, but for how many events the stream has: that is left at 0.
     fn standing(&self, stream: &str) -> Standing;
+
+    /// How many events the stream has.
+    fn length(&self, stream: String) -> BoxFuture<'static, Result<u64, LogError>>;
 
     /// From a revision on, inclusive; `None`: from the first or the last.
     fn read_stream(
@@ -94,24 +97,15 @@ impl<S: Store> Engine for Stored<S> {
         if standing.tombstoned {
             return stream::once(async { Err(LogError::Deleted { stream }) }).boxed();
         }
-        let visible = standing.visible(&stream, self.clock.now());
-        let ages = standing.metadata.max_age.is_some();
-        let from = match direction {
-            Direction::Forward => Some(from.unwrap_or(0).max(visible.from)),
-            Direction::Backward => from,
-        };
-        let most = if ages { usize::MAX } else { limit };
-        let events = self.store.read_stream(stream, from, direction, most);
-        events
-            // Going backward, nothing that is to be seen lies behind.
-            .take_while(move |event| {
-                future::ready(event.as_ref().map_or(true, |event| event.revision >= visible.from))
-            })
-            .filter(move |event| {
-                future::ready(event.as_ref().map_or(true, |event| visible.shows(event)))
-            })
-            .take(limit)
-            .boxed()
+        let read = Read { stream, from, direction, limit, now: self.clock.now() };
+        if !standing.counts(&read.stream) {
+            return read.visible(&*self.store, &standing);
+        }
+        let (store, length) = (Arc::clone(&self.store), self.store.length(read.stream.clone()));
+        let events = stream::once(length).map_ok(move |next_revision| {
+            read.visible(&*store, &Standing { next_revision, ..standing.clone() })
+        });
+        events.try_flatten().boxed()
     }
 
     fn read_all(
@@ -219,6 +213,42 @@ impl<S: Store> Engine for Stored<S> {
         };
         let answer = self.store.append(Append { stream, expected, events: vec![end], guard: None });
         Box::pin(async move { answer.await.map(drop) })
+    }
+}
+
+/// A read of one stream.
+struct Read {
+    stream: String,
+    from: Option<u64>,
+    direction: Direction,
+    limit: usize,
+    now: Timestamp,
+}
+
+impl Read {
+    /// The events that are to be seen.
+    fn visible(
+        &self,
+        store: &impl Store,
+        standing: &Standing,
+    ) -> BoxStream<'static, Result<Recorded, LogError>> {
+        let visible = standing.visible(&self.stream, self.now);
+        let from = match self.direction {
+            Direction::Forward => Some(self.from.unwrap_or(0).max(visible.from)),
+            Direction::Backward => self.from,
+        };
+        let most = if standing.metadata.max_age.is_some() { usize::MAX } else { self.limit };
+        let events = store.read_stream(self.stream.clone(), from, self.direction, most);
+        events
+            // Going backward, nothing that is to be seen lies behind.
+            .take_while(move |event| {
+                future::ready(event.as_ref().map_or(true, |event| event.revision >= visible.from))
+            })
+            .filter(move |event| {
+                future::ready(event.as_ref().map_or(true, |event| visible.shows(event)))
+            })
+            .take(self.limit)
+            .boxed()
     }
 }
 

@@ -376,6 +376,9 @@ impl Disk {
 /// `append: Write of a segment at embedded/writer.rs:254`
 fn site(phase: &str, kind: Kind, path: &Path, at: &Location<'_>) -> String {
     let what = path.extension().and_then(|extension| extension.to_str()).unwrap_or("folder");
+    // Made beside everything else that goes on.
+    let is_index = path.file_name().is_some_and(|name| name.to_string_lossy().contains(".index"));
+    let phase = if is_index { "index" } else { phase };
     let file = at.file().rsplit_once("src/").map_or(at.file(), |(_, file)| file);
     format!("{phase}: {kind:?} of a {what} at {file}:{}", at.line())
 }

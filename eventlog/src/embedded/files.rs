@@ -13,6 +13,7 @@ use ids::{Digest, EventId};
 use super::{
     OpenError,
     format::{Chain, Content, Kind, Record, SEGMENT_HEADER, Said, SegmentHeader},
+    index::remove_index,
     lock,
     recover::{damage, salt},
     segment::Segment,
@@ -386,6 +387,7 @@ pub fn cut(dir: &Path, wound: &Wound) -> Result<(), OpenError> {
     let _lock = lock(dir)?;
     for path in wound.later.iter().rev() {
         disk::remove_file(path).map_err(|source| OpenError::io("remove", path, source))?;
+        remove_index(path)?;
     }
     if let Some((path, end)) = &wound.cut {
         let cut = || {
@@ -394,6 +396,7 @@ pub fn cut(dir: &Path, wound: &Wound) -> Result<(), OpenError> {
             file.sync_all()
         };
         cut().map_err(|source| OpenError::io("cut", path, source))?;
+        remove_index(path)?;
     }
     disk::sync_dir(dir).map_err(|source| OpenError::io("sync", dir, source))
 }

@@ -9,6 +9,8 @@
 
 use std::ops::Range;
 
+use bytes::Bytes;
+use bytestring::ByteString;
 use ids::{EventId, Timestamp};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
@@ -297,6 +299,11 @@ pub(super) fn decode(bytes: &[u8], dialect: Dialect) -> Option<Record<'_>> {
     })
 }
 
+/// The event's position, given the head of its record.
+pub(super) fn position(head: &[u8]) -> u64 {
+    u64_at(head, 8)
+}
+
 /// The event's id, given the head of its record.
 pub(super) fn id(head: &[u8]) -> EventId {
     EventId::from_uuid(Uuid::from_bytes(array_at(head, 32)))
@@ -324,8 +331,25 @@ impl Record<'_> {
         before.next(self.said(), self.head, self.content.stream.as_bytes())
     }
 
-    /// What a removed event said is empty.
+    /// What a removed event said is empty. Copies what the event says.
     pub(super) fn to_recorded(self) -> Recorded {
+        self.recorded(Bytes::copy_from_slice, |text| text.into())
+    }
+
+    /// The same, as parts of the piece of memory that the record lies in.
+    pub(super) fn into_recorded(self, piece: &Bytes) -> Recorded {
+        let text = |text: &str| {
+            let part = piece.slice_ref(text.as_bytes());
+            ByteString::try_from(part).expect("it was a text before")
+        };
+        self.recorded(|bytes| piece.slice_ref(bytes), text)
+    }
+
+    fn recorded(
+        self,
+        bytes: impl Fn(&[u8]) -> Bytes,
+        text: impl Fn(&str) -> ByteString,
+    ) -> Recorded {
         let content = self.content;
         let data = if self.is_removed() { &[] } else { content.data };
         let kind = match content.kind {
@@ -334,15 +358,15 @@ impl Record<'_> {
         };
         Recorded {
             position: content.position,
-            stream: content.stream.into(),
+            stream: text(content.stream),
             revision: content.revision,
             recorded_at: Timestamp(content.recorded_at),
             event: NewEvent {
                 id: content.id,
-                event_type: content.event_type.into(),
+                event_type: text(content.event_type),
                 content: kind,
-                data: bytes::Bytes::copy_from_slice(data),
-                metadata: bytes::Bytes::copy_from_slice(content.metadata),
+                data: bytes(data),
+                metadata: bytes(content.metadata),
             },
         }
     }

@@ -1,7 +1,11 @@
 //! Reading, in chunks, from the files themselves; the writer never waits for a reader.
+//!
+//! A chunk is read into one piece of memory, and its events are parts of that: nothing is copied, and the
+//! piece is free when the last of them is.
 
-use std::{io, sync::Arc, vec};
+use std::{io, ops::Range, sync::Arc, vec};
 
+use bytes::Bytes;
 use futures::{
     Stream,
     stream::{self, TryStreamExt},
@@ -27,7 +31,7 @@ const BACK: u64 = 32;
 /// Reads of what lies this near the end are answered by the page cache, and need no other thread.
 const HOT: usize = 64 << 10;
 
-type Chunk = Result<vec::IntoIter<Recorded>, LogError>;
+type Events = vec::IntoIter<Recorded>;
 
 /// Events of the whole log from a position on.
 pub(super) fn all(
@@ -38,7 +42,7 @@ pub(super) fn all(
 ) -> impl Stream<Item = Result<Recorded, LogError>> {
     let durable = shared.durable.clone();
     let end = if follow { u64::MAX } else { *durable.borrow() };
-    let all = All { shared, durable, at: from, end, filter: Arc::new(filter) };
+    let all = All { shared, durable, at: from, end, filter: Arc::new(filter), ahead: None };
     flatten(stream::try_unfold(all, |mut all| async move {
         Ok(all.chunk().await?.map(|chunk| (chunk, all)))
     }))
@@ -60,15 +64,17 @@ pub(super) fn all_backward(
                 return Ok(None);
             }
             let start = end.saturating_sub(BACK);
-            let mut spans = Vec::new();
-            let mut at = start;
-            while at < end
-                && let Some(span) = shared.index().span(at, end, CHUNK)
-            {
-                at += span.events;
-                spans.push(span);
-            }
-            Ok(Some((reversed(read(spans, filter).await?), start)))
+            let chunk = blocking(move || {
+                let (mut events, mut at) = (Vec::new(), start);
+                while at < end
+                    && let Some(span) = shared.index.span(at, end, CHUNK)?
+                {
+                    decode(&span, Order::Log { next: at, filter: &filter }, &mut events)?;
+                    at += span.events;
+                }
+                Ok(events)
+            });
+            Ok(Some((reversed(chunk.await?), start)))
         }
     }))
 }
@@ -81,51 +87,107 @@ pub(super) fn stream(
     direction: Direction,
     limit: usize,
 ) -> impl Stream<Item = Result<Recorded, LogError>> {
-    let length = shared.index().length(&stream);
+    // What comes later is not read, if that can be said without waiting.
+    let length = shared.index.length_in_memory(&stream);
     let range = match direction {
-        Direction::Forward => from.unwrap_or(0)..length,
-        Direction::Backward => 0..from.map_or(length, |from| from.saturating_add(1).min(length)),
+        Direction::Forward => from.unwrap_or(0)..length.unwrap_or(u64::MAX),
+        Direction::Backward => 0..from.map_or(u64::MAX, |from| from.saturating_add(1)),
     };
+    let range = range.start..range.end.min(length.unwrap_or(u64::MAX));
+    let one = One { shared, stream: stream.into(), range, knows_end: length.is_some() };
     // What was removed does not count against the limit, so what was found decides when to end.
-    flatten(stream::try_unfold((range, limit), move |(range, left)| {
-        let (shared, stream) = (Arc::clone(&shared), stream.clone());
-        async move {
-            if range.is_empty() || left == 0 {
-                return Ok(None);
-            }
-            let (chunk, range) = match direction {
-                Direction::Forward => {
-                    let end = range.start.saturating_add(left as u64).min(range.end);
-                    let (spans, events) = spans_of(&shared.index(), &stream, range.start, end);
-                    (read(spans, Arc::default()).await?, range.start + events..range.end)
-                }
-                Direction::Backward => {
-                    let start = range.end.saturating_sub(BACK.min(left as u64));
-                    let (mut spans, mut at) = (Vec::new(), start);
-                    while at < range.end {
-                        let (more, events) = spans_of(&shared.index(), &stream, at, range.end);
-                        spans.extend(more);
-                        at += events;
-                    }
-                    let chunk = reversed(read(spans, Arc::default()).await?);
-                    // Before what was removed nothing is to be seen.
-                    let whole = chunk.len() as u64 == range.end - start;
-                    (chunk, 0..if whole { start } else { 0 })
-                }
-            };
-            let left = left - chunk.len();
-            Ok(Some((chunk, (range, left))))
+    flatten(stream::try_unfold((one, limit), move |(mut one, left)| async move {
+        if one.range.is_empty() || left == 0 {
+            return Ok(None);
         }
+        let (events, one) = blocking(move || {
+            if !one.knows_end {
+                one.range.end = one.range.end.min(one.shared.index.length(&one.stream)?);
+                one.knows_end = true;
+            }
+            let events = match direction {
+                _ if one.range.is_empty() => Vec::new(),
+                Direction::Forward => one.forward(left)?,
+                Direction::Backward => one.backward(left)?,
+            };
+            Ok((events, one))
+        })
+        .await?;
+        let left = left.saturating_sub(events.len());
+        Ok(Some((events.into_iter(), (one, left))))
     }))
 }
 
-fn reversed(chunk: vec::IntoIter<Recorded>) -> vec::IntoIter<Recorded> {
-    let mut events: Vec<_> = chunk.collect();
+/// How many events a stream has.
+pub(super) fn length(
+    shared: Arc<Shared>,
+    stream: String,
+) -> impl Future<Output = Result<u64, LogError>> {
+    let known = shared.index.length_in_memory(&stream);
+    async move {
+        match known {
+            Some(length) => Ok(length),
+            None => blocking(move || shared.index.length(&stream)).await,
+        }
+    }
+}
+
+/// A read of one stream.
+struct One {
+    shared: Arc<Shared>,
+    stream: Arc<str>,
+    /// Revisions that are still to be read.
+    range: Range<u64>,
+    /// Whether the range ends where the stream does.
+    knows_end: bool,
+}
+
+impl One {
+    fn forward(&mut self, left: usize) -> io::Result<Vec<Recorded>> {
+        let end = self.range.start.saturating_add(left as u64).min(self.range.end);
+        let mut events = Vec::new();
+        self.range.start = self.read(self.range.start..end, &mut events)?;
+        Ok(events)
+    }
+
+    fn backward(&mut self, left: usize) -> io::Result<Vec<Recorded>> {
+        let Range { start: first, end } = self.range;
+        let start = end.saturating_sub(BACK.min(left as u64)).max(first);
+        let (mut events, mut at) = (Vec::new(), start);
+        while at < end {
+            at = self.read(at..end, &mut events)?;
+        }
+        events.reverse();
+        // Before what was removed nothing is to be seen.
+        let whole = events.len() as u64 == end - start;
+        self.range.end = if whole { start } else { 0 };
+        Ok(events)
+    }
+
+    /// Reads events that lie in one segment, and not too many; returns the revision after them.
+    fn read(&self, range: Range<u64>, events: &mut Vec<Recorded>) -> io::Result<u64> {
+        let (spans, count) = spans_of(&self.shared.index, &self.stream, range.clone())?;
+        if count == 0 {
+            let (stream, revision) = (&self.stream, range.start);
+            return Err(io::Error::other(format!("event {revision} of `{stream}` is not found")));
+        }
+        let mut next = range.start;
+        for span in &spans {
+            decode(span, Order::Stream { name: &self.stream, next }, events)?;
+            next += span.events;
+        }
+        Ok(next)
+    }
+}
+
+fn reversed(mut events: Vec<Recorded>) -> Events {
     events.reverse();
     events.into_iter()
 }
 
-fn flatten(chunks: impl Stream<Item = Chunk>) -> impl Stream<Item = Result<Recorded, LogError>> {
+fn flatten(
+    chunks: impl Stream<Item = Result<Events, LogError>>,
+) -> impl Stream<Item = Result<Recorded, LogError>> {
     chunks.map_ok(|chunk| stream::iter(chunk.map(Ok))).try_flatten()
 }
 
@@ -136,37 +198,76 @@ struct All {
     /// The first position that is not wanted.
     end: u64,
     filter: Arc<Filter>,
+    /// The next chunk, which is being read while this one is used.
+    ahead: Option<task::JoinHandle<Result<Chunk, LogError>>>,
+}
+
+struct Chunk {
+    events: Events,
+    /// The position after it.
+    after: u64,
 }
 
 impl All {
-    async fn chunk(&mut self) -> Result<Option<vec::IntoIter<Recorded>>, LogError> {
-        if self.at >= self.end {
+    async fn chunk(&mut self) -> Result<Option<Events>, LogError> {
+        let chunk = if let Some(ahead) = self.ahead.take() {
+            joined(ahead.await)?
+        } else {
+            if self.at >= self.end {
+                return Ok(None);
+            }
+            let at = self.at;
+            if self.durable.wait_for(|durable| *durable > at).await.is_err() {
+                return Err(self.shared.stopped());
+            }
+            match self.hot()? {
+                Some(chunk) => chunk,
+                None => joined(self.begin().await)?,
+            }
+        };
+        self.at = chunk.after;
+        if self.at < self.end.min(*self.durable.borrow()) {
+            self.ahead = Some(self.begin());
+        }
+        Ok(Some(chunk.events))
+    }
+
+    /// What lies near the end, which the page cache has.
+    fn hot(&self) -> Result<Option<Chunk>, LogError> {
+        let Some(span) = self.shared.index.span_in_memory(self.at, self.end, CHUNK) else {
+            return Ok(None);
+        };
+        let after = self.at + span.events;
+        if span.length > HOT || after != *self.durable.borrow() {
             return Ok(None);
         }
-        let at = self.at;
-        if self.durable.wait_for(|durable| *durable > at).await.is_err() {
-            return Err(self.shared.stopped());
-        }
-        let span = self.shared.index().span(self.at, self.end, CHUNK);
-        let Some(span) = span else { return Err(self.shared.stopped()) };
-        self.at += span.events;
-        let hot = span.length <= HOT && self.at == *self.durable.borrow();
-        let chunk = if hot {
-            decode(&[span], &self.filter)?
-        } else {
-            read(vec![span], Arc::clone(&self.filter)).await?
-        };
-        Ok(Some(chunk))
+        let mut events = Vec::with_capacity(span.events as usize);
+        let order = Order::Log { next: self.at, filter: &self.filter };
+        decode(&span, order, &mut events).map_err(|error| unreadable(&error))?;
+        Ok(Some(Chunk { events: events.into_iter(), after }))
+    }
+
+    /// Begins to read what comes next.
+    fn begin(&self) -> task::JoinHandle<Result<Chunk, LogError>> {
+        let (shared, filter) = (Arc::clone(&self.shared), Arc::clone(&self.filter));
+        let (at, end) = (self.at, self.end);
+        task::spawn_blocking(move || {
+            let span = shared.index.span(at, end, CHUNK).map_err(|error| unreadable(&error))?;
+            let Some(span) = span else { return Err(shared.stopped()) };
+            let mut events = Vec::with_capacity(span.events as usize);
+            decode(&span, Order::Log { next: at, filter: &filter }, &mut events)
+                .map_err(|error| unreadable(&error))?;
+            Ok(Chunk { events: events.into_iter(), after: at + span.events })
+        })
     }
 }
 
-/// Where the next events of a stream lie, and how many they are.
-fn spans_of(index: &Index, stream: &str, from: u64, to: u64) -> (Vec<Span>, u64) {
-    let limit = EVENTS.min((to - from) as usize);
+/// Where events of a stream lie in one segment, and how many they are.
+fn spans_of(index: &Index, stream: &str, range: Range<u64>) -> io::Result<(Vec<Span>, u64)> {
+    let limit = EVENTS.min((range.end - range.start) as usize);
     let mut spans: Vec<Span> = Vec::new();
     let (mut bytes, mut events) = (0, 0);
-    for &position in index.positions(stream, from, limit) {
-        let Some(next) = index.span(position, position + 1, 0) else { break };
+    for next in index.places(stream, range.start, limit)? {
         if events > 0 && bytes + next.length > CHUNK {
             break;
         }
@@ -177,47 +278,62 @@ fn spans_of(index: &Index, stream: &str, from: u64, to: u64) -> (Vec<Span>, u64)
             _ => spans.push(next),
         }
     }
-    (spans, events)
+    Ok((spans, events))
 }
 
-/// Reads and decodes on a thread that may wait for the disk.
-async fn read(spans: Vec<Span>, filter: Arc<Filter>) -> Chunk {
-    task::spawn_blocking(move || decode(&spans, &filter))
-        .await
-        .unwrap_or_else(|error| Err(LogError::Stopped(format!("a read did not finish: {error}"))))
+/// Works on a thread that may wait for the disk.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, LogError> {
+    let work = move || work().map_err(|error| unreadable(&error));
+    joined(task::spawn_blocking(work).await)
 }
 
-fn decode(spans: &[Span], filter: &Filter) -> Chunk {
-    let mut events = Vec::new();
-    let mut bytes = Vec::new();
-    for span in spans {
-        bytes.resize(span.length, 0);
-        let offset = u64::from(span.offset);
-        span.segment
-            .file
-            .read_exact_at(&mut bytes, offset)
-            .map_err(|error| unreadable(span, &error))?;
-        let mut at = 0;
-        while at < bytes.len() {
-            let record = format::decode(&bytes[at..], span.segment.header.dialect)
-                .ok_or_else(|| corrupt(span, at))?;
-            at += record.length;
-            let wanted = filter.matches(record.content.stream, record.content.event_type);
-            if wanted && !record.is_removed() {
-                events.push(record.to_recorded());
+fn joined<T>(done: Result<Result<T, LogError>, task::JoinError>) -> Result<T, LogError> {
+    done.unwrap_or_else(|error| Err(LogError::Stopped(format!("a read did not finish: {error}"))))
+}
+
+/// What must stand in a span.
+#[derive(Clone, Copy)]
+enum Order<'a> {
+    /// Events from this position on, of which the filter chooses.
+    Log { next: u64, filter: &'a Filter },
+    /// Events of one stream from this revision on.
+    Stream { name: &'a str, next: u64 },
+}
+
+fn decode(span: &Span, order: Order<'_>, events: &mut Vec<Recorded>) -> io::Result<()> {
+    let mut bytes = vec![0; span.length];
+    let offset = u64::from(span.offset);
+    let file = &span.segment.file;
+    file.read_exact_at(&mut bytes, offset).map_err(|error| span.unreadable(&error))?;
+    let bytes = Bytes::from(bytes);
+    let (mut at, mut number) = (0, 0);
+    while at < bytes.len() {
+        let record = format::decode(&bytes[at..], span.segment.header.dialect)
+            .ok_or_else(|| span.corrupt(at))?;
+        let content = record.content;
+        let (is_right, is_wanted) = match order {
+            Order::Log { next, filter } => (
+                content.position == next + number,
+                filter.matches(content.stream, content.event_type),
+            ),
+            Order::Stream { name, next } => {
+                (content.stream == name && content.revision == next + number, true)
             }
+        };
+        if !is_right {
+            return Err(span.misplaced(at));
+        }
+        at += record.length;
+        number += 1;
+        if is_wanted && !record.is_removed() {
+            events.push(record.into_recorded(&bytes));
         }
     }
-    Ok(events.into_iter())
+    Ok(())
 }
 
-fn unreadable(span: &Span, error: &io::Error) -> LogError {
-    LogError::Corrupt(format!("`{}` at byte {}: {error}", span.segment.path.display(), span.offset))
-}
-
-fn corrupt(span: &Span, at: usize) -> LogError {
-    let (file, at) = (span.segment.path.display(), span.offset as usize + at);
-    LogError::Corrupt(format!(
-        "`{file}` is damaged at byte {at}: stop the process, keep a copy of the folder, and restore it from a backup"
-    ))
+fn unreadable(error: &io::Error) -> LogError {
+    LogError::Corrupt(error.to_string())
 }

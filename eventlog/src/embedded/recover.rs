@@ -1,4 +1,8 @@
-//! What a start does: reads every segment, builds the index, and cuts an unfinished last write.
+//! What a start does: reads the newest segment, takes the indexes of the others from their files, and
+//! cuts an unfinished last write.
+//!
+//! Of a sealed segment a start sees that it is there, that it goes on where the one before ended, and
+//! that it is as long as it was. What is damaged inside is seen by whoever reads it.
 //!
 //! The hard question is what a place means that holds no sound record. The writer syncs each write
 //! before it begins the next, and unwritten space is zero, so:
@@ -16,10 +20,13 @@ use uuid::Uuid;
 use super::{
     OpenError,
     format::{self, Chain, Dialect, FORMAT, HEAD, SegmentHeader},
-    index::{Index, RecentIds},
+    index::{self, Fresh, IdDigest, Index, Note, RecentIds, Sealed, Span},
     segment::Segment,
 };
-use crate::{disk, retention::Standings};
+use crate::{
+    disk,
+    retention::{Standings, subject},
+};
 
 /// The smallest piece that a disk writes as a whole.
 const SECTOR: u64 = 512;
@@ -39,42 +46,95 @@ pub(super) struct Tail {
 }
 
 pub(super) fn recover(dir: &Path) -> Result<Recovered, OpenError> {
-    let paths = Segment::list(dir)?;
-    let mut index = Index::default();
-    let mut recent = RecentIds::default();
-    let Some((newest, sealed)) = paths.split_last() else {
-        return begin(dir, index, recent);
-    };
-    let mut chain = Chain::START;
-    for path in sealed {
-        let segment = follow(Segment::open(path.clone(), false)?, &index, chain)?;
-        let (after, rest) = load(&segment, &mut index, &mut recent, chain)?;
-        chain = after;
-        if let Some(flaw) = rest.flaw_of_sealed() {
-            return Err(OpenError::damaged(path, u64::from(rest.end), flaw));
-        }
+    let mut paths = Segment::list(dir)?;
+    let index = Index::default();
+    let Some(newest) = paths.pop() else { return begin(dir, index) };
+    let mut segments = Vec::new();
+    for path in paths {
+        segments.push(Segment::open(path, false)?);
     }
-    let segment = follow(Segment::open(newest.clone(), true)?, &index, chain)?;
-    let (chain, rest) = load(&segment, &mut index, &mut recent, chain)?;
+    segments.push(Segment::open(newest, true)?);
+    let headers: Vec<_> = segments.iter().map(|segment| segment.header).collect();
+    let newest = segments.pop().expect("there is at least one");
+    let mut chain = Chain::START;
+    for (segment, next) in segments.into_iter().zip(&headers[1..]) {
+        let segment = follow(segment, &index, chain)?;
+        chain = add_sealed(&index, &segment, *next)?;
+    }
+    let segment = follow(newest, &index, chain)?;
+    let failed = |source| OpenError::io("read", &segment.path, source);
+    let mut recent = index.recent().map_err(failed)?;
+    let Loaded { fresh, chain, rest } = load(&segment)?;
     cut(&segment, &rest)?;
     disk::sync_dir(dir).map_err(|source| OpenError::io("sync", dir, source))?;
-    let (segment, end) = if segment.header.dialect.format == FORMAT {
-        (segment, rest.end)
-    } else {
-        // An older format is read, not written. An empty file of it is replaced.
-        let header = SegmentHeader::new(index.next_position(), chain, salt());
-        let next = Segment::create(dir, header)
-            .map_err(|source| OpenError::io("write to", dir, source))?;
-        let next = Arc::new(next);
-        index.add_segment(Arc::clone(&next));
-        (next, format::SEGMENT_HEADER as u32)
-    };
-    let tail = Tail { segment, end, chain, recent };
+    let positions = segment.header.first..;
+    fresh.ids().iter().zip(positions).for_each(|(id, position)| recent.push(*id, position));
+    let notes = fresh.note_spans(&segment);
+    index.write().begin(Arc::clone(&segment), fresh);
+    recall(&index, notes).map_err(failed)?;
+    if segment.header.dialect.format == FORMAT {
+        let tail = Tail { segment, end: rest.end, chain, recent };
+        return Ok(Recovered { index, tail });
+    }
+    // An older format is read, not written. An empty file of it is replaced.
+    let header = SegmentHeader::new(index.next_position(), chain, salt());
+    let next =
+        Segment::create(dir, header).map_err(|source| OpenError::io("write to", dir, source))?;
+    let next = Arc::new(next);
+    let is_replaced = segment.header.first == next.header.first;
+    let sealed = index.write().begin(Arc::clone(&next), Fresh::default());
+    if let Some(sealed) = sealed {
+        if is_replaced { index.write().forget_empty() } else { sealed.make_file() }
+    }
+    let tail = Tail { segment: next, end: format::SEGMENT_HEADER as u32, chain, recent };
     Ok(Recovered { index, tail })
 }
 
+/// Takes a sealed segment's index from its file, or makes it anew; returns the chain after it.
+fn add_sealed(
+    index: &Index,
+    segment: &Arc<Segment>,
+    next: SegmentHeader,
+) -> Result<Chain, OpenError> {
+    let (sealed, chain) = match Sealed::open(segment, next)? {
+        Some(sealed) => (sealed, next.chain),
+        None => Sealed::rebuild(Arc::clone(segment))?,
+    };
+    let failed = |source| OpenError::io("read", &segment.path, source);
+    let notes = sealed.notes().map_err(failed)?;
+    index.write().add_sealed(sealed);
+    recall(index, notes).map_err(failed)?;
+    Ok(chain)
+}
+
+/// Takes what these events, which are the newest there are, say about streams.
+fn recall(index: &Index, notes: Vec<Span>) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    for span in notes {
+        let record = span.read_record(&mut bytes)?;
+        let content = record.content;
+        if record.is_removed() {
+            continue;
+        }
+        let length = match subject(content.stream) {
+            Some(subject) if Standings::deletes(content.data) => {
+                index.length_before(subject, span.offset)?
+            }
+            _ => 0,
+        };
+        let note = Note {
+            stream: content.stream,
+            event_type: content.event_type,
+            revision: content.revision,
+            data: content.data,
+        };
+        index.write().recall(note, length);
+    }
+    Ok(())
+}
+
 /// An empty folder.
-fn begin(dir: &Path, mut index: Index, recent: RecentIds) -> Result<Recovered, OpenError> {
+fn begin(dir: &Path, index: Index) -> Result<Recovered, OpenError> {
     // It may have been made by a start that did not get as far as to sync its name.
     let parent = disk::parent(dir);
     disk::sync_dir(parent).map_err(|source| OpenError::io("sync", parent, source))?;
@@ -82,9 +142,10 @@ fn begin(dir: &Path, mut index: Index, recent: RecentIds) -> Result<Recovered, O
     let segment =
         Segment::create(dir, header).map_err(|source| OpenError::io("write to", dir, source))?;
     let segment = Arc::new(segment);
-    index.add_segment(Arc::clone(&segment));
+    index.write().begin(Arc::clone(&segment), Fresh::default());
     let end = format::SEGMENT_HEADER as u32;
-    Ok(Recovered { index, tail: Tail { segment, end, chain: Chain::START, recent } })
+    let tail = Tail { segment, end, chain: Chain::START, recent: RecentIds::default() };
+    Ok(Recovered { index, tail })
 }
 
 /// A number that nobody outside can know.
@@ -110,8 +171,8 @@ fn follow(segment: Segment, index: &Index, chain: Chain) -> Result<Arc<Segment>,
 }
 
 /// What lies after a segment's last whole batch.
-struct Rest {
-    end: u32,
+pub(super) struct Rest {
+    pub(super) end: u32,
     /// Where the last write began that is whole, as far as can be told.
     commit: u32,
     /// Whether records of an unfinished batch were passed over.
@@ -124,7 +185,7 @@ struct Rest {
 }
 
 impl Rest {
-    fn flaw_of_sealed(&self) -> Option<String> {
+    pub(super) fn flaw_of_sealed(&self) -> Option<String> {
         match &self.damage {
             Some((offset, why)) => Some(format!("{why} (at byte {offset})")),
             None if self.unfinished || self.remains => {
@@ -135,16 +196,18 @@ impl Rest {
     }
 }
 
-/// Takes the segment's whole batches into the index.
-fn load(
-    segment: &Arc<Segment>,
-    index: &mut Index,
-    recent: &mut RecentIds,
-    mut chain: Chain,
-) -> Result<(Chain, Rest), OpenError> {
+/// A segment's whole batches.
+pub(super) struct Loaded {
+    pub(super) fresh: Fresh,
+    /// The chain after them.
+    pub(super) chain: Chain,
+    pub(super) rest: Rest,
+}
+
+pub(super) fn load(segment: &Segment) -> Result<Loaded, OpenError> {
     let failed = |source| OpenError::io("read", &segment.path, source);
-    index.add_segment(Arc::clone(segment));
     let mut scanner = segment.scan().map_err(failed)?;
+    let (mut fresh, mut chain) = (Fresh::default(), segment.header.chain);
     let mut batch = Batch::default();
     let mut end = scanner.offset();
     let mut commit = end as u32;
@@ -152,37 +215,36 @@ fn load(
         let at = scanner.offset();
         let Some(record) = scanner.next().map_err(failed)? else { break };
         let content = record.content;
-        let position = index.next_position() + batch.offsets.len() as u64;
-        let revision = index.length(content.stream) + batch.offsets.len() as u64;
-        let follows = batch.offsets.is_empty()
-            || (batch.stream == content.stream && content.left.checked_add(1) == Some(batch.left));
-        if content.position != position || content.revision != revision || !follows {
-            let why = format!("event {} stands where event {position} belongs", content.position);
+        let ahead = batch.offsets.len();
+        let position = segment.header.first.checked_add((fresh.count() + ahead) as u64);
+        let follows = match fresh.next_revision(content.stream) {
+            _ if ahead > 0 => {
+                batch.stream == content.stream
+                    && content.left.checked_add(1) == Some(batch.left)
+                    && batch.revision.checked_add(ahead as u64) == Some(content.revision)
+            }
+            Some(next) => content.revision == next,
+            None => content.revision <= MOST,
+        };
+        if Some(content.position) != position || !follows {
+            let (found, next) = (content.position, position.unwrap_or(u64::MAX));
+            let why = format!("event {found} stands where event {next} belongs");
             return Err(OpenError::damaged(&segment.path, at, why));
         }
-        if Standings::concerns(content.stream, content.event_type) && !record.is_removed() {
-            batch.notes.push((content.event_type.to_owned(), revision, content.data.to_vec()));
+        if Standings::concerns(content.stream, content.event_type) {
+            batch.notes.push((Standings::is_tombstone(content.event_type), ahead));
+        }
+        if ahead == 0 {
+            content.stream.clone_into(&mut batch.stream);
+            batch.revision = content.revision;
         }
         batch.offsets.push(at as u32);
-        batch.ids.push(content.id);
+        batch.ids.push(IdDigest::of(content.id));
         batch.left = content.left;
-        if batch.offsets.len() == 1 {
-            content.stream.clone_into(&mut batch.stream);
-        }
         if content.left == 0 {
-            chain = record.chain;
+            (chain, commit) = (record.chain, record.commit);
             end = at + record.length as u64;
-            commit = record.commit;
-            batch
-                .ids
-                .drain(..)
-                .zip(index.next_position()..)
-                .for_each(|(id, at)| recent.push(id, at));
-            for (event_type, revision, data) in batch.notes.drain(..) {
-                index.note(&batch.stream, &event_type, revision, &data);
-            }
-            index.push(&batch.stream, &batch.offsets, end as u32);
-            batch.offsets.clear();
+            batch.take_into(&mut fresh, end as u32);
         }
     }
     let at = scanner.offset();
@@ -195,18 +257,35 @@ fn load(
         remains: bytes.iter().any(|byte| *byte != 0),
         length: at + bytes.len() as u64,
     };
-    Ok((chain, rest))
+    Ok(Loaded { fresh, chain, rest })
 }
+
+/// No stream is longer.
+const MOST: u64 = i64::MAX as u64;
 
 /// A batch whose last record has not been seen yet.
 #[derive(Default)]
 struct Batch {
     stream: String,
+    /// Of its first record.
+    revision: u64,
     offsets: Vec<u32>,
-    ids: Vec<ids::EventId>,
-    /// What says something about a stream: type, revision, data.
-    notes: Vec<(String, u64, Vec<u8>)>,
+    ids: Vec<IdDigest>,
+    /// Which of them say something about a stream, and whether they are tombstones.
+    notes: Vec<(bool, usize)>,
     left: u16,
+}
+
+impl Batch {
+    fn take_into(&mut self, fresh: &mut Fresh, end: u32) {
+        for (is_tombstone, ahead) in self.notes.drain(..) {
+            fresh.note(&self.stream, is_tombstone, ahead);
+        }
+        let Self { stream, revision, offsets, ids, .. } = self;
+        fresh.push(index::Batch { stream, revision: *revision, offsets, ids, end });
+        self.offsets.clear();
+        self.ids.clear();
+    }
 }
 
 /// Why `rest`, which starts at byte `at` of the file and with no sound record, is more than the

@@ -4,17 +4,18 @@
 //! whenever the process or the power ends, each file is either as it was or scavenged, and either way
 //! whole; a second scavenge does the rest.
 
-use std::{collections::HashSet, io, path::Path};
+use std::{collections::HashSet, io, path::Path, sync::Arc};
 
 use ids::Timestamp;
 
 use super::{
     OpenError,
     format::{Chain, Content, FORMAT, Kind, Record, SEGMENT_HEADER, SegmentHeader},
-    index::Index,
+    index::{Index, Sealed},
     lock,
     recover::{recover, salt},
     segment::Segment,
+    verify::verify,
 };
 use crate::retention::TOMBSTONE_TYPE;
 
@@ -45,6 +46,8 @@ pub fn scavenge(dir: &Path, now: Timestamp) -> Result<Scavenged, OpenError> {
     }
     let _lock = lock(dir)?;
     let recovered = recover(dir)?;
+    // What is damaged would be lost: a file that is written anew ends where the old one cannot be read.
+    verify(dir)?;
     let mut work = Work {
         dir,
         now,
@@ -88,32 +91,38 @@ struct Work<'a> {
 impl Work<'_> {
     /// Positions of what is to go from a segment.
     fn gone(&mut self, segment: &Segment) -> Result<HashSet<u64>, OpenError> {
+        let failed = |source| failed(&segment.path, source);
         let mut gone = HashSet::new();
-        let mut scanner = segment.scan().map_err(|source| failed(&segment.path, source))?;
-        while let Some(record) = scanner.next().map_err(|source| failed(&segment.path, source))? {
-            if !record.is_removed() && self.is_hidden(&record.content) {
+        let mut scanner = segment.scan().map_err(failed)?;
+        while let Some(record) = scanner.next().map_err(failed)? {
+            if !record.is_removed() && self.is_hidden(&record.content).map_err(failed)? {
                 gone.insert(record.content.position);
             }
         }
         Ok(gone)
     }
 
-    fn is_hidden(&mut self, content: &Content<'_>) -> bool {
-        let standing = self.index.standing(content.stream);
+    fn is_hidden(&mut self, content: &Content<'_>) -> io::Result<bool> {
+        let mut standing = self.index.standing(content.stream);
+        if standing.counts(content.stream) {
+            standing.next_revision = self.index.length(content.stream)?;
+        }
         let visible = standing.visible(content.stream, self.now);
         let is_old = content.revision < visible.from || content.recorded_at < visible.since.0;
         if standing.tombstoned {
-            return content.event_type != TOMBSTONE_TYPE;
+            return Ok(content.event_type != TOMBSTONE_TYPE);
         }
         if !is_old && standing.metadata.max_age.is_some() {
             self.shown.insert(content.stream.into());
         }
-        is_old && !self.shown.contains(content.stream)
+        Ok(is_old && !self.shown.contains(content.stream))
     }
 
     /// Puts a file without these events in the place of the old one.
     fn rewrite(&mut self, old: &Segment, gone: &HashSet<u64>) -> Result<(), OpenError> {
-        let header = old.header;
+        // With another salt it is another file: an index of what was is not one of what is.
+        let mut header = old.header;
+        header.dialect.salt = salt();
         let mut end = SEGMENT_HEADER as u64;
         let mut chain = header.chain;
         let mut flaw = None;
@@ -142,7 +151,9 @@ impl Work<'_> {
             let why = format!("event {position} was changed after it was written");
             return Err(OpenError::damaged(&old.path, at, why));
         }
-        written.map_err(|source| failed(self.dir, source))?;
+        let written = written.map_err(|source| failed(self.dir, source))?;
+        // It has another salt, so its index file is not that of before.
+        Sealed::rebuild(Arc::new(written))?;
         let before = old.file.length().map_err(|source| failed(&old.path, source))?;
         self.done.removed += gone.len() as u64;
         self.done.files += 1;

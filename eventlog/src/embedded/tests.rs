@@ -216,38 +216,6 @@ proptest! {
         drop(folder.recover());
         drop(verify::verify(folder.0.path()));
     }
-
-    #[test]
-    fn a_span_holds_what_lies_together(
-        lengths in prop::collection::vec(1..50_u32, 1..40),
-        from in 0..50_u64,
-        to in 0..50_u64,
-        bytes in 0..500_usize,
-    ) {
-        let folder = Folder::with(&Build::new().bytes);
-        let mut index = Index::default();
-        index.add_segment(Arc::new(Segment::open(folder.file(), false).unwrap()));
-        let mut ends = vec![64];
-        for length in &lengths {
-            let start = *ends.last().unwrap();
-            ends.push(start + length);
-            index.push("run-1", &[start], start + length);
-        }
-        let count = lengths.len() as u64;
-        match index.span(from, to, bytes) {
-            None => prop_assert!(from >= to.min(count)),
-            Some(span) => {
-                let (first, after) = (from as usize, (from + span.events) as usize);
-                prop_assert!(span.events >= 1 && after as u64 <= to.min(count));
-                prop_assert_eq!(span.offset, ends[first]);
-                prop_assert_eq!(span.length as u32, ends[after] - ends[first]);
-                prop_assert!(span.events == 1 || span.length <= bytes);
-                if (after as u64) < to.min(count) {
-                    prop_assert!((ends[after + 1] - ends[first]) as usize > bytes);
-                }
-            }
-        }
-    }
 }
 
 /// The formats, as they were when they were decided. If this fails, old logs can no longer be read: a

@@ -23,12 +23,14 @@ use super::{
     Options, Shared,
     format::{Said, SegmentHeader},
     inbox::{Inbox, Next},
+    index::{IdDigest, Index},
     recover::Tail,
 };
 use crate::{
     Clock,
     event::NewEvent,
     log::{AppendError, Appended},
+    retention::subject,
     store::Append,
 };
 use committer::Committer;
@@ -146,6 +148,7 @@ pub(super) struct Staged {
     bytes: Vec<u8>,
     /// Where each record starts in the file.
     offsets: Vec<u32>,
+    ids: Vec<IdDigest>,
     appends: Vec<StagedAppend>,
     answers: Vec<(Reply, Result<Appended, AppendError>)>,
     next_position: u64,
@@ -155,6 +158,8 @@ pub(super) struct Staged {
 
 struct StagedAppend {
     stream: ByteString,
+    /// Of its first event.
+    revision: u64,
     /// What says something about a stream, and its revision.
     notes: Vec<(u64, NewEvent)>,
     /// How many of `offsets` are its.
@@ -164,10 +169,20 @@ struct StagedAppend {
 }
 
 impl Staged {
+    /// Of each note, how many events the stream has that it says something about.
+    fn lengths_of_subjects(&self, index: &Index) -> io::Result<Vec<u64>> {
+        let notes = self
+            .appends
+            .iter()
+            .flat_map(|append| append.notes.iter().map(|_| subject(&append.stream)));
+        notes.map(|subject| subject.map_or(Ok(0), |subject| index.length(subject))).collect()
+    }
+
     /// Empty, but with its room.
     fn clear(&mut self) {
         self.bytes.clear();
         self.offsets.clear();
+        self.ids.clear();
         self.appends.clear();
         self.answers.clear();
         self.then = None;

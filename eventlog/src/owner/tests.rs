@@ -157,6 +157,10 @@ impl Store for Slow {
         self.memory.standing(stream)
     }
 
+    fn length(&self, stream: String) -> BoxFuture<'static, Result<u64, LogError>> {
+        self.memory.length(stream)
+    }
+
     fn read_stream(
         &self,
         stream: String,

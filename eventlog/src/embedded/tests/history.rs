@@ -105,6 +105,22 @@ impl History {
             new = rest;
         }
         assert_eq!(log.next_position().await.map_err(broke)?, self.count());
+        self.look_at_a_stream(log).await
+    }
+
+    /// Reads one stream of which nothing is hidden: it is what the whole log has of it.
+    async fn look_at_a_stream(&mut self, log: &Log) -> Result<(), Broke> {
+        let stream = format!("run-{}", self.random.below(self.streams));
+        let is_noted = self.lengths.contains_key(&format!("$${stream}"));
+        if is_noted || self.tombstoned.contains(&stream) {
+            return Ok(());
+        }
+        let mut reading = log.read_stream(stream.as_str(), 0, usize::MAX);
+        let mut known = self.known.iter().filter(|event| event.stream == stream);
+        while let Some(event) = reading.next().await {
+            assert_eq!(Some(&event.map_err(broke)?), known.next(), "changed in `{stream}`");
+        }
+        assert_eq!(known.next(), None, "lost of `{stream}`");
         Ok(())
     }
 

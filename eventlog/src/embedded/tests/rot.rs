@@ -132,6 +132,82 @@ async fn repaired(dir: &Path, sound: &[Recorded]) {
     assert_eq!(read(dir).await.unwrap(), sound[..wound.sound as usize]);
 }
 
+/// What an index file says is not believed when it is damaged, of another time, or not there: everything
+/// is as it was, and the file is made again.
+#[tokio::test]
+async fn an_index_file_that_is_damaged_changes_nothing() {
+    let mounted = mount(0);
+    let (dir, disk) = (mounted.root.join("log"), &mounted.disk);
+    let files = written(&mounted.root, disk).await;
+    let sound = read(&dir).await.unwrap();
+    let indexes: Vec<_> = files[..files.len() - 1]
+        .iter()
+        .map(|(path, _)| path.with_extension("index"))
+        .map(|path| (disk.bytes(&path), path))
+        .collect();
+    let mut random = Random::new(3);
+    for number in 0..1_000 {
+        let victim = random.below(indexes.len() as u64) as usize;
+        let (whole, path) = &indexes[victim];
+        let mut bytes = whole.clone();
+        match random.below(8) {
+            0 => bytes.clone_from(&indexes[random.below(indexes.len() as u64) as usize].0),
+            1 => bytes.clear(),
+            _ => drop(rot(&mut bytes, &mut random)),
+        }
+        // At rest, or under a log that is open.
+        let is_open = random.chance(1, 2);
+        if !is_open {
+            disk.set_bytes(path, &bytes);
+        }
+        let log = Log::open(&dir, clock()).unwrap();
+        if is_open {
+            disk.set_bytes(path, &bytes);
+        }
+        let events: Vec<_> = log.read_all(0, &[]).map(Result::unwrap).collect().await;
+        assert_eq!(events, sound, "{number}");
+        streams_are_whole(&log, &sound).await;
+        // Whatever nobody had to look at stays as it is until somebody does.
+        drop(log);
+        disk.set_bytes(path, whole);
+    }
+    for (_, path) in &indexes {
+        disk::remove_file(path).unwrap();
+    }
+    streams_are_whole(&Log::open(&dir, clock()).unwrap(), &sound).await;
+    for (whole, path) in &indexes {
+        assert_eq!(&disk.bytes(path), whole);
+    }
+}
+
+/// Each stream is what the log as a whole says of it, and an append to it knows how long it is.
+async fn streams_are_whole(log: &Log, sound: &[Recorded]) {
+    let is_noted = |stream: &str| sound.iter().any(|event| event.stream == format!("$${stream}"));
+    let mut names: Vec<_> = sound.iter().map(|event| event.stream.to_string()).collect();
+    names.sort();
+    names.dedup();
+    for name in names.iter().filter(|name| !name.starts_with("$$") && !is_noted(name)) {
+        let expected: Vec<_> = sound.iter().filter(|event| event.stream == **name).collect();
+        if expected.iter().any(|event| event.event.event_type == crate::retention::TOMBSTONE_TYPE) {
+            continue;
+        }
+        let found: Vec<_> = log.read_stream(name, 0, 1_000).map(Result::unwrap).collect().await;
+        assert_eq!(found.iter().collect::<Vec<_>>(), expected);
+        let back = log.read_stream_backward(name, None, 1_000);
+        let mut back: Vec<_> = back.map(Result::unwrap).collect().await;
+        back.reverse();
+        assert_eq!(back, found);
+        let wrong = log.append(name.as_str(), Expected::Revision(1_000), vec![new(1)]).await;
+        let last = expected.len() as u64 - 1;
+        let Err(AppendError::Conflict { current, .. }) = wrong else { panic!("{wrong:?}") };
+        assert_eq!(current, Some(last));
+        // A retry of its last append is known again.
+        let retry = expected[last as usize].event.clone();
+        let again = log.append(name.as_str(), Expected::Any, vec![retry]).await.unwrap();
+        assert_eq!((again.position, again.revision), (expected[last as usize].position, last));
+    }
+}
+
 /// Somebody who knows the salt writes what is formed well, and means nothing.
 #[tokio::test]
 async fn forged_records_are_refused_without_panic() {

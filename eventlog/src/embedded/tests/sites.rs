@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, ops::ControlFlow, path::Path};
 
+use ids::Timestamp;
+
 use super::{
     crashes::{OPTIONS, chain, check_message, check_refusal, check_stop, settle},
     history::{Broke, History, clock},
@@ -11,6 +13,7 @@ use crate::{
     disk::simulated::{Fault, Mounted, Random, Restart, Visits, mount},
     files::{self, ImportError, Imported},
     owner::Revisions,
+    scavenge,
     snapshot::{Form, Snapshots},
     verify,
 };
@@ -87,6 +90,10 @@ fn copy_and_repair(
     let count = events.len() as u64;
     files::import_in_segments_of(copy, events.into_iter(), u64::from(OPTIONS.segment_bytes))?;
     done.imported = Some(count);
+    mounted.disk.enter_phase("scavenge");
+    let whole = verify(copy)?.head;
+    scavenge(copy, Timestamp(0))?;
+    assert_eq!(verify(copy)?.head, whole);
 
     let segments = files::segments(copy)?;
     let victim = &segments[segments.len() / 2].path;

@@ -1,19 +1,19 @@
 //! Makes durable, shows, answers: all that touches the newest file while the log is open.
 
-use std::{
-    io,
-    path::PathBuf,
-    sync::{Arc, PoisonError},
-};
+use std::{io, path::PathBuf, sync::Arc, thread};
 
 use tokio::sync::watch;
 
 use super::Staged;
-use crate::embedded::{
-    Shared,
-    format::{SEGMENT_HEADER, SegmentHeader},
-    recover::Tail,
-    segment::{Segment, reserve},
+use crate::{
+    embedded::{
+        Shared,
+        format::{SEGMENT_HEADER, SegmentHeader},
+        index::{Batch, Fresh, Note},
+        recover::Tail,
+        segment::{Segment, reserve},
+    },
+    event::NewEvent,
 };
 
 /// Makes durable, shows, answers.
@@ -27,6 +27,8 @@ pub(super) struct Committer {
     end: u32,
     /// How far the file has taken space.
     reserved: u64,
+    /// Makes the index file of what was sealed last.
+    indexing: Option<thread::JoinHandle<()>>,
     /// To be filled again.
     pub(super) spare: Option<Staged>,
 }
@@ -45,6 +47,7 @@ impl Committer {
             segment: Arc::clone(&tail.segment),
             end: tail.end,
             reserved: u64::from(tail.end),
+            indexing: None,
             spare: None,
         }
     }
@@ -78,21 +81,32 @@ impl Committer {
     }
 
     fn write(&mut self, staged: &Staged) -> io::Result<()> {
+        // Before anything is durable, so that nobody waits for the disk while it is shown.
+        let lengths = staged.lengths_of_subjects(&self.shared.index)?;
         let file = &self.segment.file;
         let end = u64::from(self.end) + staged.bytes.len() as u64;
         self.reserved = reserve(file, self.reserved, end)?;
         file.write_all_at(&staged.bytes, u64::from(self.end))?;
         file.sync_data()?;
         self.end = end as u32;
-        let mut index = self.shared.index.write().unwrap_or_else(PoisonError::into_inner);
-        let mut offsets = &staged.offsets[..];
+        let (mut index, mut lengths) = (self.shared.index.write(), lengths.into_iter());
+        let mut records = 0;
         for append in &staged.appends {
             for (revision, event) in &append.notes {
-                index.note(&append.stream, &event.event_type, *revision, &event.data);
+                let NewEvent { event_type, data, .. } = event;
+                let note = Note { stream: &append.stream, event_type, revision: *revision, data };
+                let ahead = (revision - append.revision) as usize;
+                index.note(note, ahead, lengths.next().unwrap_or(0));
             }
-            let (records, rest) = offsets.split_at(append.records);
-            index.push(&append.stream, records, append.end);
-            offsets = rest;
+            let range = records..records + append.records;
+            records = range.end;
+            index.push(Batch {
+                stream: &append.stream,
+                revision: append.revision,
+                offsets: &staged.offsets[range.clone()],
+                ids: &staged.ids[range],
+                end: append.end,
+            });
         }
         drop(index);
         if let Some(publish) = &self.publish {
@@ -101,16 +115,30 @@ impl Committer {
         Ok(())
     }
 
-    /// Seals the segment and begins the next one.
+    /// Seals the segment and begins the next one. The index of the sealed one goes into its file
+    /// meanwhile; only when that is not done before the next is full does the writer wait for it, so that
+    /// never more than two are in memory.
     fn roll(&mut self, header: SegmentHeader) -> io::Result<()> {
         self.segment.file.set_length(u64::from(self.end))?;
         self.segment.file.sync_all()?;
         self.segment = Arc::new(Segment::create(&self.dir, header)?);
         self.end = SEGMENT_HEADER as u32;
         self.reserved = u64::from(self.end);
-        let mut index = self.shared.index.write().unwrap_or_else(PoisonError::into_inner);
-        index.add_segment(Arc::clone(&self.segment));
+        let sealed = self.shared.index.write().begin(Arc::clone(&self.segment), Fresh::default());
+        self.wait_for_index();
+        if let Some(sealed) = sealed {
+            let work = move || sealed.make_file();
+            self.indexing = Some(thread::Builder::new().name("log-index".into()).spawn(work)?);
+        }
         Ok(())
+    }
+
+    fn wait_for_index(&mut self) {
+        if let Some(indexing) = self.indexing.take()
+            && indexing.join().is_err()
+        {
+            tracing::error!("making an index file panicked: this is a bug");
+        }
     }
 
     /// Nothing is written any more. What the failed write may have left in the page cache is taken
@@ -133,7 +161,8 @@ impl Committer {
     }
 
     /// Gives back the space that was not needed.
-    pub(super) fn finish(&self) {
+    pub(super) fn finish(&mut self) {
+        self.wait_for_index();
         if self.shared.cause.get().is_none()
             && let Err(error) = self.segment.file.set_length(u64::from(self.end))
         {

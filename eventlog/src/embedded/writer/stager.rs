@@ -1,7 +1,7 @@
 //! Decides each append, and encodes the next write.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     io, mem,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -14,7 +14,7 @@ use crate::{
     embedded::{
         Options, Shared,
         format::{self, Chain, Content, HEAD, SEGMENT_HEADER, Said, SegmentHeader},
-        index::RecentIds,
+        index::{IdDigest, RecentIds},
         recover::{Tail, salt},
     },
     event::{Expected, NewEvent},
@@ -112,14 +112,17 @@ impl Stager {
     ) -> io::Result<Result<Appended, AppendError>> {
         let Append { stream, expected, events, guard } = append;
         let stream = ByteString::from(stream);
-        let standing = self.standing(&stream);
+        let standing = self.standing(&stream)?;
         let retry = self.answer_to_retry(&stream, &standing, expected, &events, committer)?;
         if let Some(first_answer) = retry {
             return Ok(Ok(first_answer));
         }
-        let guarded = guard.map_or(Ok(()), |(guarded, expected)| {
-            self.standing(&ByteString::from(guarded.as_str())).check(&guarded, expected)
-        });
+        let guarded = match guard {
+            Some((guarded, expected)) => {
+                self.standing(&ByteString::from(guarded.as_str()))?.check(&guarded, expected)
+            }
+            None => Ok(()),
+        };
         Ok(match guarded.and_then(|()| standing.check(&stream, expected)) {
             Ok(()) => Ok(self.put(stream, standing.next_revision, events, said)),
             Err(error) => Err(error),
@@ -127,14 +130,14 @@ impl Stager {
     }
 
     /// With what is staged.
-    fn standing(&mut self, stream: &ByteString) -> Standing {
-        let next_revision = self.head(stream).length;
-        Standing { next_revision, ..self.shared.index().standing(stream) }
+    fn standing(&mut self, stream: &ByteString) -> io::Result<Standing> {
+        let next_revision = self.head(stream)?.length;
+        Ok(Standing { next_revision, ..self.shared.index.standing(stream) })
     }
 
-    fn head(&mut self, stream: &ByteString) -> &mut Head {
+    fn head(&mut self, stream: &ByteString) -> io::Result<&mut Head> {
         let shared = &self.shared;
-        self.heads.get(stream, || shared.index().length(stream))
+        self.heads.get(stream, || shared.index.length(stream))
     }
 
     fn put(
@@ -164,16 +167,24 @@ impl Stager {
             staged.offsets.push(self.end);
             content.encode(said, commit, self.salt, &mut self.chain, &mut staged.bytes);
             self.end += (staged.bytes.len() - before) as u32;
-            self.recent.push(event.id, self.next_position);
+            let id = IdDigest::of(event.id);
+            staged.ids.push(id);
+            self.recent.push(id, self.next_position);
             self.next_position += 1;
         }
         let after = length + events.len() as u64;
-        *self.head(&stream) = Head { length: after, before: self.next_position };
+        self.heads.set(&stream, Head { length: after, before: self.next_position });
         let staged = &mut self.staged;
         let records = events.len();
         let is_noted = |event: &NewEvent| Standings::concerns(&stream, &event.event_type);
         let notes = (length..).zip(events).filter(|(_, event)| is_noted(event)).collect();
-        staged.appends.push(StagedAppend { stream, notes, records, end: self.end });
+        staged.appends.push(StagedAppend {
+            stream,
+            revision: length,
+            notes,
+            records,
+            end: self.end,
+        });
         Appended { position: self.next_position - 1, revision: after - 1 }
     }
 
@@ -192,9 +203,7 @@ impl Stager {
         {
             self.flush(position + 1, committer)?;
             recent = self
-                .shared
-                .index()
-                .revision(stream, position)
+                .revision(stream, position)?
                 .filter(|first| standing.may_have_gone_to(*first, expected));
         }
         for first in standing.places_of_retry(expected).into_iter().chain([recent]).flatten() {
@@ -202,7 +211,7 @@ impl Stager {
                 continue;
             }
             // What it may repeat must be in the file to be compared.
-            let before = self.head(stream).before;
+            let before = self.head(stream)?.before;
             self.flush(before, committer)?;
             if let Some(first_answer) = self.compare(stream, first, events)? {
                 return Ok(Some(first_answer));
@@ -213,7 +222,7 @@ impl Stager {
 
     /// Makes sure that all events before this position are in the file.
     fn flush(&mut self, before: u64, committer: &Mutex<Committer>) -> io::Result<()> {
-        if before <= self.shared.index().next_position() {
+        if before <= self.shared.index.next_position() {
             return Ok(());
         }
         // Waits for the write under way.
@@ -224,6 +233,16 @@ impl Stager {
         committer.commit(self.take(spare))
     }
 
+    /// The revision that the event at this position has, if it is one of the stream's.
+    fn revision(&self, stream: &str, position: u64) -> io::Result<Option<u64>> {
+        let Some(span) = self.shared.index.span(position, position + 1, 0)? else {
+            return Ok(None);
+        };
+        let mut bytes = Vec::new();
+        let content = span.read_record(&mut bytes)?.content;
+        Ok((content.stream == stream).then_some(content.revision))
+    }
+
     /// Whether the stream holds these very events from a revision on.
     fn compare(
         &self,
@@ -231,19 +250,22 @@ impl Stager {
         first: u64,
         events: &[NewEvent],
     ) -> io::Result<Option<Appended>> {
-        let index = self.shared.index();
-        let positions = index.positions(stream, first, events.len());
-        for (&position, event) in positions.iter().zip(events) {
-            let Some(span) = index.span(position, position + 1, 0) else { return Ok(None) };
+        // A batch lies in one segment.
+        let places = self.shared.index.places(stream, first, events.len())?;
+        if places.len() < events.len() {
+            return Ok(None);
+        }
+        let mut last = None;
+        for (span, event) in places.iter().zip(events) {
             let mut head = [0; HEAD];
             span.segment.file.read_exact_at(&mut head, u64::from(span.offset))?;
             if format::id(&head) != event.id {
                 return Ok(None);
             }
+            last = Some(format::position(&head));
         }
         let revision = first + events.len() as u64 - 1;
-        let last = positions.last();
-        Ok(last.map(|&position| Appended { position, revision }))
+        Ok(last.map(|position| Appended { position, revision }))
     }
 }
 
@@ -266,13 +288,24 @@ impl Heads {
     /// More than two writes can hold, so what is staged is never forgotten.
     const MOST: usize = 4 * APPENDS;
 
-    fn get(&mut self, stream: &ByteString, find: impl FnOnce() -> u64) -> &mut Head {
+    fn get(
+        &mut self,
+        stream: &ByteString,
+        find: impl FnOnce() -> io::Result<u64>,
+    ) -> io::Result<&mut Head> {
         if self.young.len() >= Self::MOST && !self.young.contains_key(stream) {
             self.old = mem::take(&mut self.young);
         }
-        let old = &mut self.old;
-        self.young.entry(stream.clone()).or_insert_with(|| {
-            old.remove(stream).unwrap_or_else(|| Head { length: find(), before: 0 })
+        Ok(match self.young.entry(stream.clone()) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(match self.old.remove(stream) {
+                Some(head) => head,
+                None => Head { length: find()?, before: 0 },
+            }),
         })
+    }
+
+    fn set(&mut self, stream: &ByteString, head: Head) {
+        self.young.insert(stream.clone(), head);
     }
 }
