@@ -72,7 +72,8 @@ struct Version {
     version: u32,
 }
 
-/// An event as it stands in the log.
+/// An event as it stands in the log. One that was read may be a part of what was read at once, up to 1 MiB,
+/// which stays in memory as long as any text or data of it: who keeps something for long copies it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recorded {
     /// Place in the whole log: larger than that of every event before.

@@ -32,7 +32,7 @@ pub fn decode(recorded: &Recorded) -> Result<Option<Event>, DecodeError> {
         return Ok(None);
     }
     check_version(recorded)?;
-    let stored = stored::ArtifactStored::decode(recorded.event.data.clone())
+    let stored = stored::ArtifactStored::decode(&recorded.event.data[..])
         .map_err(|error| DecodeError::new(recorded, error))?;
     let digest = Digest::try_from(&stored.digest[..]);
     Ok(Some(Event::ArtifactStored {

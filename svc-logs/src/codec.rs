@@ -98,7 +98,7 @@ fn sealed(recorded: &Recorded) -> Result<Event, DecodeError> {
 }
 
 fn read<M: Message + Default>(recorded: &Recorded) -> Result<M, DecodeError> {
-    M::decode(recorded.event.data.clone()).map_err(|error| DecodeError::new(recorded, error))
+    M::decode(&recorded.event.data[..]).map_err(|error| DecodeError::new(recorded, error))
 }
 
 fn run_id(recorded: &Recorded, text: &str) -> Result<RunId, DecodeError> {

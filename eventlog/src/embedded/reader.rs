@@ -220,10 +220,11 @@ impl All {
             if self.durable.wait_for(|durable| *durable > at).await.is_err() {
                 return Err(self.shared.stopped());
             }
-            match self.hot()? {
-                Some(chunk) => chunk,
-                None => joined(self.begin().await)?,
+            if let Some(hot) = self.hot()? {
+                self.at = hot.after;
+                return Ok(Some(hot.events));
             }
+            joined(self.begin().await)?
         };
         self.at = chunk.after;
         if self.at < self.end.min(*self.durable.borrow()) {
