@@ -1,7 +1,7 @@
 //! A steady load of starts, and a hundred take-overs: the leader is killed and started again, or paused and
 //! resumed, in turns. At the end, what was acknowledged has ended once, and was given once.
 //!
-//! `GAIA_TAKE_OVERS=1000` makes more of them.
+//! `GAIA_TAKE_OVERS=1000` makes more of them; `GAIA_OPEN_RUNS=100000` leaves more to fence to the other story.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -10,9 +10,13 @@ use std::{
 };
 
 use eventlog::{Fold, Log};
-use futures::StreamExt;
+use futures::{StreamExt, stream};
 use nix::sys::signal::Signal;
-use proto::scheduler::v1::{ListRunsRequest, scheduler_client::SchedulerClient};
+use prost::Message;
+use proto::{
+    leadership::events::v1::StreamFenced,
+    scheduler::v1::{ListRunsRequest, scheduler_client::SchedulerClient},
+};
 use svc_scheduler::domain::{Event, Fact, State};
 use tokio::{
     task::JoinSet,
@@ -56,8 +60,8 @@ struct Times {
     paused: Vec<Duration>,
 }
 
-fn how_many() -> usize {
-    std::env::var("GAIA_TAKE_OVERS").map_or(100, |count| count.parse().expect("a number"))
+fn how_many(name: &str, usually: usize) -> usize {
+    std::env::var(name).map_or(usually, |count| count.parse().expect("a number"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,7 +85,7 @@ async fn a_hundred_take_overs_lose_and_double_nothing() {
         starters.spawn(start_runs(client.clone(), Arc::clone(&acknowledged)));
     }
     let mut times = Times::default();
-    for turn in 0..how_many() {
+    for turn in 0..how_many("GAIA_TAKE_OVERS", 100) {
         let before = house.leader().await.unwrap();
         (leader, standby) = if before.1 == leader.address {
             take_over(&house, turn, leader, standby, &client, &mut times, &acknowledged).await
@@ -160,6 +164,41 @@ async fn all_have_ended(mut client: SchedulerClient<Channel>) {
             _ => sleep(Duration::from_millis(20)).await,
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_open_run_is_fenced_at_each_take_over() {
+    let open = how_many("GAIA_OPEN_RUNS", 200);
+    let house = House::start(Duration::from_secs(2));
+    let leader = house.scheduler().await;
+    house.leads(&leader).await;
+    let client = house.client();
+    let waiting = stream::iter(0..open).for_each_concurrent(256, |_| {
+        let mut client = client.clone();
+        async move { start(&mut client, &run_id(fresh().as_u128())).await }
+    });
+    waiting.await;
+    let standby = house.scheduler().await;
+    standby.stands_by().await;
+    let (mut times, acknowledged) = (Times::default(), Acknowledged::default());
+    let (leader, standby) =
+        take_over(&house, 0, leader, standby, &client, &mut times, &acknowledged).await;
+    let pair = take_over(&house, 1, leader, standby, &client, &mut times, &acknowledged).await;
+    eprintln!(
+        "with {open} open runs: {:?} after kill -9, {:?} after a pause",
+        times.killed[0], times.paused[0]
+    );
+    drop(pair);
+    let mut fences = HashMap::<u64, usize>::new();
+    let mut runs = house.log.read_all(0, &["run-"]);
+    while let Some(event) = runs.next().await.transpose().unwrap() {
+        if *event.event.event_type == *"StreamFenced" {
+            let fence = StreamFenced::decode(&event.event.data[..]).unwrap();
+            *fences.entry(fence.term).or_default() += 1;
+        }
+    }
+    // One more was started in between.
+    assert_eq!(fences, HashMap::from([(1, open), (2, open + 1)]));
 }
 
 /// Goes through the log as it was written, and looks at each event with what was true before it.
