@@ -189,16 +189,24 @@ async fn every_open_run_is_fenced_at_each_take_over() {
         times.killed[0], times.paused[0]
     );
     drop(pair);
-    let mut fences = HashMap::<u64, usize>::new();
-    let mut runs = house.log.read_all(0, &["run-"]);
-    while let Some(event) = runs.next().await.transpose().unwrap() {
-        if *event.event.event_type == *"StreamFenced" {
-            let fence = StreamFenced::decode(&event.event.data[..]).unwrap();
-            *fences.entry(fence.term).or_default() += 1;
+    let (mut runs, mut fenced) = (HashSet::new(), HashSet::new());
+    let mut all = house.log.read_all(0, &["run-", "scheduler-leader"]);
+    let mut before = vec![];
+    while let Some(event) = all.next().await.transpose().unwrap() {
+        match &*event.event.event_type {
+            "LeaderElected" => before.push(runs.clone()),
+            "StreamFenced" => {
+                let fence = StreamFenced::decode(&event.event.data[..]).unwrap();
+                assert!(fenced.insert((fence.term, event.stream.clone())), "fenced twice");
+            }
+            _ => drop(runs.insert(event.stream.clone())),
         }
     }
-    // One more was started in between.
-    assert_eq!(fences, HashMap::from([(1, open), (2, open + 1)]));
+    assert!(before[1].len() >= open && before[2].len() > open);
+    for (term, runs) in (0..).zip(before) {
+        let missed = runs.iter().find(|run| !fenced.contains(&(term, (*run).clone())));
+        assert_eq!(missed, None, "not fenced in term {term}");
+    }
 }
 
 /// Goes through the log as it was written, and looks at each event with what was true before it.
