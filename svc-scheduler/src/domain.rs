@@ -302,6 +302,24 @@ pub enum Rejection {
     RunEnded { run: RunId, state: RunState },
 }
 
+impl Rejection {
+    /// One word for each reason, to count by.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::InvalidSpec(SpecError::Policy(_)) => "invalid_policy",
+            Self::InvalidSpec(_) => "invalid_spec",
+            Self::UnknownPin { .. } => "unknown_pin",
+            Self::InvalidLimit(_) => "invalid_limit",
+            Self::TooLate(_) => "too_late",
+            Self::UnknownRun(_) => "unknown_run",
+            Self::UnknownJob { .. } => "unknown_job",
+            Self::StaleLease { .. } => "stale_lease",
+            Self::RunEnded { .. } => "run_ended",
+        }
+    }
+}
+
 /// The facts that follow from `command`, given everything known so far.
 ///
 /// An empty answer means that the wish was already true, so retries are harmless.
@@ -389,8 +407,14 @@ fn cancel_run(
 }
 
 fn release_due(state: &State, at: Timestamp) -> Vec<Event> {
-    let due = state.queue.delayed().take_while(|(due, _)| *due <= at).take(RELEASE_BATCH);
-    due.map(|(_, run)| Event::RunDue { run, at }).collect()
+    let due = state.queue.delayed().take_while(|(due, _)| *due <= at);
+    // A pause that begins later than now was measured by a clock that was put back since: who knows how
+    // long it would take.
+    let odd = state.queue.pauses().take_while(|(since, _)| *since > at);
+    let odd =
+        odd.filter(|(_, run)| state.run(*run).is_some_and(|run| run.delayed_until > Some(at)));
+    let runs = due.chain(odd).map(|(_, run)| run).take(RELEASE_BATCH);
+    runs.map(|run| Event::RunDue { run, at }).collect()
 }
 
 fn reconcile_worker(
@@ -441,4 +465,4 @@ fn expire_start(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

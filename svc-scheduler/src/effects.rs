@@ -41,6 +41,8 @@ pub(crate) struct Effects {
     ledger: Ledger,
     /// When the next delayed run may start.
     next_due: Option<Timestamp>,
+    /// When the last of those that wait to be tried again began to.
+    last_pause: Option<Timestamp>,
     /// When the next run will have waited or run for too long.
     next_deadline: Option<Timestamp>,
     wake_at: Option<Instant>,
@@ -60,6 +62,7 @@ impl Effects {
             tokens: vec![],
             ledger,
             next_due: None,
+            last_pause: None,
             next_deadline: None,
             wake_at: None,
         }
@@ -76,6 +79,8 @@ impl Effects {
             }
             let wake_at = self.wake_at;
             tokio::select! {
+                // So that a simulation repeats.
+                biased;
                 woken = changes.changed() => if woken.is_err() { return },
                 notice = self.notices.recv() => match notice {
                     Some(notice) => self.take_notices(notice),
@@ -96,7 +101,8 @@ impl Effects {
         let connected = Arc::clone(&self.connected.borrow());
         let at = self.clock.now();
         let assign = Command::AssignRuns { connected, tokens: self.tokens.clone(), at };
-        if self.next_due.is_some_and(|due| due <= at) {
+        let was_put_back = self.last_pause.is_some_and(|since| since > at);
+        if was_put_back || self.next_due.is_some_and(|due| due <= at) {
             self.ask(Command::ReleaseDue { at }).await?;
         }
         if self.next_deadline.is_some_and(|deadline| deadline <= at) {
@@ -109,12 +115,15 @@ impl Effects {
             self.owner.read(move |state| {
                 let outlook = ledger.look(state, now);
                 let deadline = state.deadlines().next().map(|(deadline, _)| deadline);
-                (ledger, outlook, state.is_crowded(), state.next_due(), deadline)
+                let waits = (state.next_due(), state.last_pause(), deadline);
+                (ledger, outlook, state.is_crowded(), waits)
             }),
         );
         self.tokens.drain(..assigned?.map_or(0, |events| events.len()));
-        let (ledger, outlook, is_crowded, next_due, next_deadline) = seen?;
-        (self.ledger, self.next_due, self.next_deadline) = (ledger, next_due, next_deadline);
+        let (ledger, outlook, is_crowded, waits) = seen?;
+        self.ledger = ledger;
+        (self.next_due, self.last_pause, self.next_deadline) = waits;
+        let (next_due, _, next_deadline) = waits;
         if is_crowded {
             self.ask(Command::EnforceLimits { at }).await?;
         }

@@ -66,6 +66,8 @@ pub(super) struct Queue {
     lines: BTreeMap<Class, BTreeMap<Owner, Line>>,
     /// Not to be started before this time.
     delayed: BTreeSet<(Timestamp, RunId)>,
+    /// Those of them that wait to be tried again, by when that began.
+    pauses: BTreeSet<(Timestamp, RunId)>,
     length: usize,
 }
 
@@ -90,12 +92,20 @@ impl Queue {
         }
     }
 
-    pub(super) fn delay(&mut self, until: Timestamp, run: RunId) {
+    /// `since`: when it began to wait to be tried again.
+    pub(super) fn delay(&mut self, until: Timestamp, since: Option<Timestamp>, run: RunId) {
         self.delayed.insert((until, run));
+        self.pauses.extend(since.map(|since| (since, run)));
     }
 
-    pub(super) fn undelay(&mut self, until: Timestamp, run: RunId) {
+    pub(super) fn undelay(&mut self, until: Timestamp, since: Option<Timestamp>, run: RunId) {
         self.delayed.remove(&(until, run));
+        since.map(|since| self.pauses.remove(&(since, run)));
+    }
+
+    /// Latest first.
+    pub(super) fn pauses(&self) -> impl Iterator<Item = (Timestamp, RunId)> {
+        self.pauses.iter().rev().copied()
     }
 
     /// Soonest first.

@@ -216,6 +216,12 @@ impl State {
         self.queue.delayed().next().map(|(due, _)| due)
     }
 
+    /// When the last run that waits to be tried again began to: in the future, if the clock was put back.
+    #[must_use]
+    pub fn last_pause(&self) -> Option<Timestamp> {
+        self.queue.pauses().next().map(|(since, _)| since)
+    }
+
     /// When runs will have waited or run for too long, soonest first.
     pub fn deadlines(&self) -> impl Iterator<Item = (Timestamp, RunId)> {
         self.deadlines.iter().copied()
@@ -349,7 +355,7 @@ impl State {
     fn leave(&mut self, id: RunId, standing: Standing) {
         match standing {
             Standing::Queued { class, owner, place } => self.queue.remove(&class, &owner, &place),
-            Standing::Delayed { until } => self.queue.undelay(until, id),
+            Standing::Delayed { until, since } => self.queue.undelay(until, since, id),
             Standing::Held { worker, assigned_at, .. } => {
                 self.unstarted.remove(&(assigned_at, id));
                 self.cancelling.remove(&id);
@@ -368,7 +374,7 @@ impl State {
     fn enter(&mut self, id: RunId, standing: Standing) {
         match standing {
             Standing::Queued { class, owner, place } => self.queue.insert(class, owner, place),
-            Standing::Delayed { until } => self.queue.delay(until, id),
+            Standing::Delayed { until, since } => self.queue.delay(until, since, id),
             Standing::Held { worker, assigned_at, unstarted, cancelling } => {
                 self.held.entry(worker).or_default().insert(id);
                 if unstarted {
@@ -407,7 +413,7 @@ impl Fold for State {
 #[derive(PartialEq, Eq)]
 enum Standing {
     Queued { class: Class, owner: Owner, place: Place },
-    Delayed { until: Timestamp },
+    Delayed { until: Timestamp, since: Option<Timestamp> },
     Held { worker: WorkerId, assigned_at: Timestamp, unstarted: bool, cancelling: bool },
     Ended { worker: Option<WorkerId>, place: (Timestamp, RunId) },
 }
@@ -439,7 +445,8 @@ impl Standing {
         }
         if run.state == RunState::Queued {
             if let Some(until) = run.delayed_until {
-                return Self::Delayed { until };
+                let since = run.attempts.last().and_then(|last| last.ended_at);
+                return Self::Delayed { until, since };
             }
             let (class, owner) = (Class::of(run), Arc::clone(&run.owner));
             return Self::Queued { class, owner, place: Place::of(id, run) };

@@ -284,3 +284,37 @@ fn jobs_that_are_done_are_not_waited_for() {
         ]),
     );
 }
+
+/// Found by the simulation, seed 351.
+#[test]
+fn a_clock_that_was_put_back_does_not_make_a_pause_longer() {
+    let mut state = State::replay(&joined(1, 1, &["golang"]));
+    let later = at(3_600_000);
+    let requeued = |not_before, at| Event::RunRequeued {
+        run: run(1),
+        attempt: Attempt(1),
+        reason: "it failed".into(),
+        cause: Cause::Run,
+        not_before: Some(not_before),
+        at,
+    };
+    for event in [
+        submitted_with(1, 1, spec()),
+        submitted_with(2, 2, RunSpec { not_before: Some(later), ..spec() }),
+        Event::RunAssigned {
+            run: run(1),
+            attempt: Attempt(1),
+            worker: worker(1),
+            token: token(1),
+            at: later,
+        },
+        requeued(Timestamp(later.0 + 60_000), later),
+    ] {
+        state.evolve(&event.into());
+    }
+    assert_eq!(state.last_pause(), Some(later));
+    let release = |at| decide(&state, Command::ReleaseDue { at });
+    // A time that somebody chose is that time whatever the clock did.
+    assert_eq!(release(at(5)), Ok(vec![Event::RunDue { run: run(1), at: at(5) }]));
+    assert_eq!(release(later), Ok(vec![Event::RunDue { run: run(2), at: later }]));
+}
