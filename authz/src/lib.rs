@@ -19,4 +19,4 @@ mod tally;
 pub use guard::{Refusal, guard};
 pub use role::{Category, Grants, Group, Role};
 pub use table::{Lease, Needs, Route};
-pub use tally::{count, metrics};
+pub use tally::{count, count_rejection, metrics};

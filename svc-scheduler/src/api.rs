@@ -23,6 +23,8 @@ use crate::{
     wire::{self, WireError, shorten},
 };
 
+/// Under which name rejections are counted.
+const SERVICE: &str = "svc-scheduler";
 /// Longest note or name of a caller, in bytes.
 const MAX_NOTE: usize = 1 << 10;
 /// Most leases that a worker may say it holds.
@@ -422,12 +424,14 @@ fn stopped(stopped: Stopped) -> Status {
 
 impl From<WireError> for Status {
     fn from(error: WireError) -> Self {
+        authz::count_rejection(SERVICE, error.reason());
         Self::invalid_argument(error.to_string())
     }
 }
 
 impl From<Rejection> for Status {
     fn from(rejection: Rejection) -> Self {
+        authz::count_rejection(SERVICE, rejection.reason());
         let text = rejection.to_string();
         match rejection {
             Rejection::InvalidSpec(_) | Rejection::UnknownJob { .. } => {

@@ -54,6 +54,8 @@ async fn watch_all(
     let mut watchers = Vec::new();
     loop {
         tokio::select! {
+                // So that a simulation repeats.
+                biased;
             woken = changes.changed() => woken.map_err(|_| Stopped)?,
             joined = joining.recv() => match joined {
                 // It may have missed a change already.

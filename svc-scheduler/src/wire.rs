@@ -29,6 +29,19 @@ pub(crate) enum WireError {
     Group(InvalidGroup),
 }
 
+impl WireError {
+    /// One word for each reason, to count by.
+    pub(crate) const fn reason(&self) -> &'static str {
+        match self {
+            Self::Missing(_) => "missing_field",
+            Self::Id { .. } => "invalid_id",
+            Self::Unknown { .. } => "unknown_value",
+            Self::Selector(_) => "invalid_selector",
+            Self::Group(_) => "invalid_group",
+        }
+    }
+}
+
 /// The run, from facts of the log alone: why a queued run waits is not among them.
 #[must_use]
 pub fn view(state: &State, id: RunId) -> Option<pb::Run> {

@@ -20,6 +20,8 @@ use uuid::Uuid;
 
 use super::*;
 
+mod bad_input;
+
 /// The service, its log, and a client.
 struct House {
     log: Log,
@@ -48,14 +50,7 @@ impl House {
     }
 
     async fn record(&self, worker: u128, event_type: &str, event: impl Message) {
-        let new = NewEvent::new(
-            EventId::from_uuid(Uuid::from_u128(rand_id())),
-            event_type,
-            event.encode_to_vec(),
-            &Metadata { version: 1, ..Metadata::default() },
-        );
-        let stream = format!("worker-{}", worker_id(worker));
-        self.log.append(stream, Expected::Any, vec![new]).await.unwrap();
+        record(&self.log, worker, event_type, event).await;
     }
 
     /// What the registry records when a worker joins.
@@ -145,6 +140,18 @@ impl House {
         })
         .await
     }
+}
+
+/// What the registry says of a worker.
+async fn record(log: &Log, worker: u128, event_type: &str, event: impl Message) {
+    let new = NewEvent::new(
+        EventId::from_uuid(Uuid::from_u128(rand_id())),
+        event_type,
+        event.encode_to_vec(),
+        &Metadata { version: 1, ..Metadata::default() },
+    );
+    let stream = format!("worker-{}", worker_id(worker));
+    log.append(stream, Expected::Any, vec![new]).await.unwrap();
 }
 
 /// What an attached worker hears.
