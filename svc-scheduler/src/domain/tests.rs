@@ -6,6 +6,8 @@ use uuid::Uuid;
 use super::*;
 
 mod graph;
+pub(crate) mod judge;
+mod model;
 mod placing;
 mod properties;
 mod queueing;
