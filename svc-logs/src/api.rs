@@ -6,7 +6,7 @@ use futures::stream::BoxStream;
 use ids::{Attempt, Digest};
 use proto::logs::v1 as wire;
 use sha2::{Digest as _, Sha256};
-use tokio::io::AsyncWriteExt;
+use tokio::{io::AsyncWriteExt, sync::mpsc};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
@@ -30,6 +30,8 @@ pub(crate) struct Api {
     pub(crate) clock: Clock,
     /// Largest log, in bytes.
     pub(crate) most_bytes: u64,
+    /// Logs that were sealed, to be compressed.
+    pub(crate) archive: mpsc::UnboundedSender<LogId>,
 }
 
 impl Api {
@@ -48,11 +50,14 @@ impl Api {
         outcome.map_err(|refusal| refused(&refusal))
     }
 
-    async fn record(&self, log: LogId, seal: Seal, lack: Lack) -> Result<(), Status> {
+    /// Whether it was not recorded before.
+    async fn record(&self, log: LogId, seal: Seal, lack: Lack) -> Result<bool, Status> {
         let command = Command::SealLog { log, seal, lack, at: self.clock.now() };
         let answer = self.library.owner.ask(command, Origin::service("svc-logs")).await;
         let answer = answer.map_err(stopped)?;
-        answer.map(drop).map_err(|rejection| Status::failed_precondition(rejection.to_string()))
+        answer
+            .map(|events| !events.is_empty())
+            .map_err(|rejection| Status::failed_precondition(rejection.to_string()))
     }
 
     /// Writes the rest of the stream aside. It counts only if the client ended it.
@@ -116,8 +121,11 @@ impl wire::logs_server::Logs for Api {
         let told = end.unwrap_or_default();
         let end = end_of(&told)?;
         let written = self.append(log, Piece { offset, data, spans, end }).await?;
-        if let Some(seal) = written.sealed {
-            self.record(log, seal, lack(told, seal)).await?;
+        if let Some(seal) = written.sealed
+            && self.record(log, seal, lack(told, seal)).await?
+        {
+            // Refused: the service is stopping, and it is done at the next start.
+            self.archive.send(log).ok();
         }
         let durable_offset = written.durable_offset;
         Ok(Response::new(wire::AppendLogResponse { durable_offset }))

@@ -22,6 +22,7 @@ use proto::logs::v1::LogSpans;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
+    archive::Archive,
     domain::{LogId, Seal},
     spans::{self, SpanFile},
 };
@@ -63,6 +64,11 @@ impl Place {
         self.folder.join(format!("{}.log", self.log.attempt))
     }
 
+    /// Where it is once it is sealed and compressed.
+    pub(crate) fn archive(&self) -> PathBuf {
+        self.folder.join(format!("{}.log.zst", self.log.attempt))
+    }
+
     /// Where it came from, and when.
     pub(crate) fn spans(&self) -> PathBuf {
         self.folder.join(format!("{}.spans", self.log.attempt))
@@ -83,8 +89,9 @@ impl Place {
 /// is on disk.
 pub(crate) struct LogFile {
     place: Place,
-    /// `None`: nothing was written yet.
+    /// `None`: nothing was written yet, or it is in an archive.
     file: Option<File>,
+    archived: bool,
     length: u64,
     /// Everything before it is on disk for good.
     durable: u64,
@@ -111,7 +118,8 @@ pub(crate) struct Progress {
 
 impl LogFile {
     /// Opens what is there. Makes nothing.
-    pub(crate) fn open(place: Place, sealed: Option<Seal>) -> io::Result<Self> {
+    pub(crate) fn open(place: Place, mut sealed: Option<Seal>) -> io::Result<Self> {
+        let mut archived = false;
         let opened = OpenOptions::new().read(true).write(true).open(place.path());
         let (file, length) = match opened {
             Ok(file) => {
@@ -119,6 +127,14 @@ impl LogFile {
                 file.sync_all()?;
                 let length = file.metadata()?.len();
                 (Some(file), length)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && place.archive().exists() => {
+                let mut archive = Archive::open(&place.archive())?;
+                archived = true;
+                if sealed.is_none() {
+                    sealed = Some(archive.seal()?);
+                }
+                (None, archive.size())
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => (None, 0),
             Err(error) => return Err(error),
@@ -131,6 +147,7 @@ impl LogFile {
         Ok(Self {
             place,
             file,
+            archived,
             length,
             durable: length,
             unsure,
@@ -147,7 +164,11 @@ impl LogFile {
     }
 
     pub(crate) fn progress(&self) -> Progress {
-        Progress { exists: self.file.is_some(), length: self.durable, generation: self.generation }
+        Progress { exists: self.exists(), length: self.durable, generation: self.generation }
+    }
+
+    fn exists(&self) -> bool {
+        self.file.is_some() || self.archived
     }
 
     /// Writes what is new of `data`, and what is told of it. It is durable after the next
@@ -185,7 +206,7 @@ impl LogFile {
         }
         let agreed = self.agreed(offset, data).map_err(|error| self.place.refusal(error))?;
         let new = &data[agreed..];
-        if new.is_empty() && self.file.is_some() {
+        if new.is_empty() && self.exists() {
             return Ok(());
         }
         let log = self.place.log;
@@ -264,7 +285,7 @@ impl LogFile {
     /// Holds the log against what it should be. `Ok(false)`: some of it is missing yet. Once it is as
     /// it should be, it takes nothing more.
     pub(crate) fn seal(&mut self, expected: Seal) -> Result<bool, Refusal> {
-        if self.length < expected.size || self.file.is_none() {
+        if self.length < expected.size || !self.exists() {
             return Ok(false);
         }
         let digest = match self.sealed {
@@ -324,8 +345,8 @@ impl LogFile {
 
     /// Puts `aside` in place of the log, unless the log would get shorter or stay the same.
     pub(crate) fn replace(&mut self, aside: &Path, new: Seal, hash: Sha256) -> Result<(), Refusal> {
-        let is_shorter = self.file.is_some() && new.size < self.length;
-        if is_shorter || (self.file.is_some() && self.length == new.size && self.is(new)?) {
+        let is_shorter = self.exists() && new.size < self.length;
+        if is_shorter || (self.exists() && self.length == new.size && self.is(new)?) {
             return Ok(());
         }
         if let Some(Seal { size, .. }) = self.sealed {
@@ -349,6 +370,9 @@ impl LogFile {
     }
 
     fn is(&mut self, seal: Seal) -> Result<bool, Refusal> {
+        if let Some(sealed) = self.sealed {
+            return Ok(sealed.digest == seal.digest);
+        }
         let digest = self.digest().map_err(|error| self.place.refusal(error))?;
         Ok(digest == seal.digest)
     }
@@ -371,7 +395,7 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 

@@ -5,12 +5,16 @@
 //! In reading order: [`domain`] decides what is sealed and knows which attempts are over; `codec` says
 //! how that is stored; `file` is one log on disk, `spans` what lies
 //! beside it, `writer` the task that writes one, `store` the
-//! folder of them all; `standing` is what followers wait on, `reader` what they do; `api` is the gRPC
+//! folder of them all; `archive` is a sealed log compressed, `archivist` makes them, `content` reads either;
+//! `standing` is what followers wait on, `reader` what they do; `api` is the gRPC
 //! face; `config` and [`start`] put it together.
 
 mod api;
+mod archive;
+mod archivist;
 mod codec;
 mod config;
+mod content;
 pub mod domain;
 mod file;
 mod reader;

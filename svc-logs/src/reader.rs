@@ -4,9 +4,8 @@
 //! others. A follower is woken by the length that the writer publishes, and ends when the log is
 //! sealed or its attempt is over, after the last byte that was stored by then.
 
-use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
+use std::{io, sync::Arc};
 
-use bytes::Bytes;
 use eventlog::{Fold, Log, Stopped};
 use futures::{Stream, StreamExt, stream};
 use ids::{Attempt, RunId};
@@ -17,6 +16,7 @@ use tonic::Status;
 use crate::{
     api::stopped,
     codec,
+    content::Content,
     domain::{Lack, LogId, Over, Seal, State},
     file::Progress,
     service::Logs,
@@ -62,8 +62,8 @@ impl Library {
         let Some(log) = self.find(wanted).await? else { return Err(unknown(wanted)) };
         let place = self.store.place(log);
         let beside = wanted.spans.then(|| SpanReader::new(place.spans()));
-        let file = blocking(move || File::open(place.path())).await?;
-        let stored = self.stored(log, &file).await?;
+        let content = blocking(move || Content::open(&place)).await?;
+        let stored = self.stored(log, &content).await?;
         if let Some(seal) = self.owner.read(move |state| state.seal(log)).await.map_err(stopped)?
             && stored < seal.size
         {
@@ -72,7 +72,7 @@ impl Library {
                 seal.size
             )));
         }
-        let pages = Pages { log, file: Arc::new(file), beside };
+        let pages = Pages { log, content: Some(content), beside };
         Ok(stream::try_unfold((pages, wanted.offset), move |(mut pages, at)| async move {
             let chunk = pages.read(at, stored).await?;
             Ok((!chunk.data.is_empty()).then(|| {
@@ -83,10 +83,10 @@ impl Library {
     }
 
     /// Bytes that may be read.
-    async fn stored(&self, log: LogId, file: &File) -> Result<u64, Status> {
+    async fn stored(&self, log: LogId, content: &Content) -> Result<u64, Status> {
         Ok(match self.store.get(log) {
             Some(open) => settled(&mut open.progress()).await.length,
-            None => file.metadata().map_err(|error| failed(&error))?.len(),
+            None => content.size().map_err(|error| failed(&error))?,
         })
     }
 
@@ -101,8 +101,8 @@ impl Library {
             return Ok((log, sealed.0.size, Some(sealed)));
         }
         let place = self.store.place(log);
-        let file = blocking(move || File::open(place.path())).await?;
-        Ok((log, self.stored(log, &file).await?, None))
+        let content = blocking(move || Content::open(&place)).await?;
+        Ok((log, self.stored(log, &content).await?, None))
     }
 
     /// What is stored now and what is stored later, until the log will not grow any more.
@@ -251,8 +251,8 @@ impl Follower {
         let generation = settled(&mut progress).await.generation;
         let place = self.library.store.place(log);
         let beside = self.wanted.spans.then(|| SpanReader::new(place.spans()));
-        let file = blocking(move || File::open(place.path())).await?;
-        let pages = Pages { log, file: Arc::new(file), beside };
+        let content = Some(blocking(move || Content::open(&place)).await?);
+        let pages = Pages { log, content, beside };
         Ok(Followed { pages, progress, generation, _open: open })
     }
 }
@@ -269,7 +269,8 @@ async fn settled(progress: &mut watch::Receiver<Progress>) -> Progress {
 /// A log that is read from one place to the next.
 struct Pages {
     log: LogId,
-    file: Arc<File>,
+    /// Always there but while it is read.
+    content: Option<Content>,
     beside: Option<SpanReader>,
 }
 
@@ -281,32 +282,20 @@ impl Pages {
         if wanted == 0 {
             return Ok(ReadLogResponse { attempt, offset: at, ..ReadLogResponse::default() });
         }
-        let (file, mut beside) = (Arc::clone(&self.file), self.beside.take());
+        let (content, mut beside) = (self.content.take(), self.beside.take());
+        let mut content = content.expect("no read is dropped and gone on with");
         let read = move || {
-            let data = read_at(&file, at, wanted)?;
+            let data = content.read(at, wanted)?;
             let spans = match &mut beside {
                 Some(beside) => beside.read(at, data.len() as u64)?,
                 None => vec![],
             };
-            Ok((data, spans, beside))
+            Ok((data, spans, content, beside))
         };
-        let (data, spans, beside) = blocking(read).await?;
-        self.beside = beside;
+        let (data, spans, content, beside) = blocking(read).await?;
+        (self.content, self.beside) = (Some(content), beside);
         Ok(ReadLogResponse { attempt, offset: at, data, spans })
     }
-}
-
-fn read_at(file: &File, at: u64, wanted: usize) -> io::Result<Bytes> {
-    let mut data = vec![0; wanted];
-    let mut filled = 0;
-    while filled < wanted {
-        match file.read_at(&mut data[filled..], at + filled as u64)? {
-            0 => break,
-            read => filled += read,
-        }
-    }
-    data.truncate(filled);
-    Ok(data.into())
 }
 
 async fn blocking<T: Send + 'static>(
@@ -317,7 +306,10 @@ async fn blocking<T: Send + 'static>(
 }
 
 fn failed(error: &io::Error) -> Status {
-    Status::internal(format!("read the log: {error}"))
+    match error.kind() {
+        io::ErrorKind::InvalidData => Status::data_loss(format!("read the log: {error}")),
+        _ => Status::internal(format!("read the log: {error}")),
+    }
 }
 
 fn unknown(wanted: Wanted) -> Status {

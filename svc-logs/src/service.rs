@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use eventlog::{Clock, Log, Owner, Rules, Stopped, owner::OwnerError};
 use proto::logs::v1::logs_server::LogsServer;
-use tokio::task::JoinHandle;
+use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::{
     api::{Api, MOST_BYTES},
+    archivist::Archivist,
     codec,
     config::Config,
     domain::{Command, Event, Rejection, State, decide},
@@ -63,13 +64,21 @@ pub async fn start(deps: Deps, config: Config) -> Result<Service, StartError> {
     let (owner, mut owner_task) = Logs::start(deps.log.clone(), RULES).await?;
     let library =
         Library { store, standings: Arc::clone(&standings), owner: owner.clone(), log: deps.log };
-    let api = Api { library, clock: deps.clock, most_bytes: config.max_log_bytes };
+    let (archive, sealed) = mpsc::unbounded_channel();
+    let archivist = Archivist { store: Arc::clone(&library.store), owner: owner.clone(), sealed };
+    let api = Api { library, clock: deps.clock, most_bytes: config.max_log_bytes, archive };
     let server = LogsServer::new(api).max_decoding_message_size(LARGEST_MESSAGE);
     let router = tonic::service::Routes::new(server).into_axum_router();
+    // Ends with the state's task, or when nothing can be sealed any more.
+    let archiving = async move {
+        archivist.run().await.ok();
+        std::future::pending::<std::convert::Infallible>().await
+    };
     let task = tokio::spawn(async move {
         let ended = tokio::select! {
             ended = &mut owner_task => ended,
             Stopped = standings.keep(owner) => owner_task.await,
+            never = archiving => match never {},
         };
         ended.expect("the task that owns the state neither panics nor is aborted")
     });

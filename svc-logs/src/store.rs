@@ -108,11 +108,26 @@ impl Store {
         let mut attempts = vec![];
         for entry in entries {
             let name = entry?.file_name();
-            let attempt = name.to_str().and_then(|name| name.strip_suffix(".log"));
+            let Some(name) = name.to_str() else { continue };
+            let attempt = name.strip_suffix(".log").or_else(|| name.strip_suffix(".log.zst"));
             attempts.extend(attempt.and_then(|attempt| attempt.parse::<Attempt>().ok()));
         }
         attempts.sort_unstable();
+        // While it is put into an archive it is there twice.
+        attempts.dedup();
         Ok(attempts)
+    }
+
+    /// All logs that are in no archive, in no order.
+    pub(crate) fn raw_logs(&self) -> io::Result<Vec<LogId>> {
+        let mut logs = vec![];
+        for entry in fs::read_dir(&self.folder)? {
+            let run = entry?.file_name().to_str().and_then(|name| name.parse::<RunId>().ok());
+            let Some(run) = run else { continue };
+            let raw = self.attempts(run)?.into_iter().map(|attempt| LogId { run, attempt });
+            logs.extend(raw.filter(|log| self.place(*log).path().exists()));
+        }
+        Ok(logs)
     }
 
     /// A new file beside the logs.

@@ -354,6 +354,72 @@ async fn a_log_that_cannot_be_completed_is_sealed_as_it_is_and_says_so() {
 }
 
 #[tokio::test]
+async fn a_sealed_log_is_compressed_and_read_as_before() {
+    let house = House::new();
+    let mut life = house.start().await;
+    let whole: Vec<u8> = (0..80_000).flat_map(|n| format!("line {n}\n").into_bytes()).collect();
+    for (number, piece) in whole.chunks(500_000).enumerate() {
+        life.append(1, number as u64 * 500_000, piece).await.unwrap();
+    }
+    let folder = house.folder.path().join(RUN);
+    let (raw, archive) = (folder.join("1.log"), folder.join("1.log.zst"));
+    life.end(1, whole.len() as u64, b"", &whole).await.unwrap();
+    until(|| !raw.exists()).await;
+    assert!(std::fs::metadata(&archive).unwrap().len() < whole.len() as u64 / 3);
+    assert_eq!(life.read(1, 0, false).await.unwrap(), whole);
+    assert_eq!(life.read(0, 700_001, true).await.unwrap(), whole[700_001..]);
+    let size = whole.len() as u64;
+    // What is sent again is known, and nothing more is taken.
+    assert_eq!(life.end(1, 0, &whole[..1000], &whole).await.unwrap(), size);
+    assert_eq!(life.append(1, size, b"!").await.unwrap_err().code(), Code::FailedPrecondition);
+    assert_eq!(life.replace(&[b"short"]).await.unwrap(), size);
+    life.stop().await;
+
+    // Killed after the archive got its name, and before the log went.
+    std::fs::write(&raw, &whole).unwrap();
+    let mut life = house.start().await;
+    until(|| !raw.exists()).await;
+    assert_eq!(life.read(1, 0, false).await.unwrap(), whole);
+    assert_eq!(life.end(1, size, b"", &whole).await.unwrap(), size);
+    life.stop().await;
+
+    // So too, and what has the name is damaged: the log that is left makes another one.
+    std::fs::write(&raw, &whole).unwrap();
+    let mut bytes = std::fs::read(&archive).unwrap();
+    bytes[1000] ^= 1;
+    std::fs::write(&archive, bytes).unwrap();
+    let mut life = house.start().await;
+    until(|| !raw.exists()).await;
+    assert_eq!(life.read(1, 0, false).await.unwrap(), whole);
+    life.stop().await;
+
+    // Killed before.
+    std::fs::write(&raw, &whole).unwrap();
+    std::fs::remove_file(&archive).unwrap();
+    let mut life = house.start().await;
+    until(|| !raw.exists()).await;
+    assert_eq!(life.read(1, 0, false).await.unwrap(), whole);
+    life.stop().await;
+
+    // A log that is not what was sealed is kept for who can tell why, and makes no archive.
+    std::fs::write(&raw, &whole[1..]).unwrap();
+    std::fs::remove_file(&archive).unwrap();
+    let mut life = house.start().await;
+    assert_eq!(life.read(1, 0, false).await.unwrap_err().code(), Code::DataLoss);
+    life.stop().await;
+    assert!(raw.exists() && !archive.exists());
+}
+
+async fn until(is_so: impl Fn() -> bool) {
+    let waited = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(DEADLINE, waited).await.expect("it becomes so");
+}
+
+#[tokio::test]
 async fn what_a_sealed_log_lost_is_told() {
     let house = House::new();
     let mut life = house.start().await;
