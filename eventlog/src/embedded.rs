@@ -152,7 +152,7 @@ impl Embedded {
             publish,
         );
         let mut engine = Self { writer: Arc::new(writer), threads: Vec::new(), lock, shared };
-        for number in 1..=2 {
+        for number in 1..=inbox::THREADS {
             let writer = Arc::clone(&engine.writer);
             let thread = thread::Builder::new()
                 .name(format!("log-writer-{number}"))
@@ -180,8 +180,12 @@ impl Store for Embedded {
         let (reply, answer) = oneshot::channel();
         let said = append.events.iter().map(Said::by).collect();
         self.writer.inbox.send(Request { append, said, reply });
-        let shared = Arc::clone(&self.shared);
-        Box::pin(async move { answer.await.unwrap_or_else(|_| Err(shared.stopped().into())) })
+        let (writer, shared) = (Arc::clone(&self.writer), Arc::clone(&self.shared));
+        Box::pin(async move {
+            // Not sooner: of appends that are made together, the first to be polled writes all.
+            writer.lead().await;
+            answer.await.unwrap_or_else(|_| Err(shared.stopped().into()))
+        })
     }
 
     fn standing(&self, stream: &str) -> Standing {

@@ -1,28 +1,32 @@
-//! What writes: two threads take turns.
+//! What writes: two threads of the log's own, or whoever appends; see [`inbox`](super::inbox).
 //!
-//! One of them holds the [`Stager`]: it takes what waits in order of the calls, checks each append
-//! against what is stored and what is staged, and encodes the next write. When the disk is free it
-//! becomes the one that holds the [`Committer`]: one write, one sync, then the events are shown to
-//! readers, then the callers are answered. Meanwhile the other thread stages. Whoever stages also
-//! commits, so an append never changes threads between its call and its answer.
+//! Whoever it is takes what waits in order of the calls. The [`Stager`] checks each append against what
+//! is stored and what is staged, and encodes the next write. When the disk is free, the [`Committer`]
+//! makes one write and one sync of it, then shows the events to readers, then answers the callers.
+//! Meanwhile somebody else may stage.
 
 mod committer;
 mod stager;
 
 use std::{
+    collections::VecDeque,
     io, mem,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
 use bytestring::ByteString;
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    runtime::{Handle, RuntimeFlavor},
+    sync::{oneshot, watch},
+    task,
+};
 
 use super::{
     Options, Shared,
     format::{Said, SegmentHeader},
-    inbox::{Inbox, Next},
+    inbox::{Inbox, Lead},
     index::{IdDigest, Index},
     recover::Tail,
 };
@@ -50,7 +54,6 @@ pub(super) struct Request {
     pub(super) reply: Reply,
 }
 
-/// Both threads' common work.
 pub(super) struct Writer {
     pub(super) inbox: Inbox,
     stager: Mutex<Stager>,
@@ -74,70 +77,98 @@ impl Writer {
         Self { inbox: Inbox::default(), stager, committer, shared }
     }
 
-    /// Until the last handle is gone, or something fails.
+    /// What a thread of the log does until the last handle is gone, or something fails.
     pub(super) fn run(&self) {
+        while let Some(requests) = self.inbox.next() {
+            self.write(requests.into());
+        }
+    }
+
+    /// Writes what waits if that is up to the caller, who appends.
+    pub(super) async fn lead(&self) {
+        let may_block = Handle::try_current()
+            .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+        let mut lead = self.inbox.lead(may_block, false);
+        if matches!(lead, Lead::Yield) {
+            task::yield_now().await;
+            lead = self.inbox.lead(may_block, true);
+        }
+        if let Lead::Write(requests) = lead {
+            self.write(requests.into());
+        }
+    }
+
+    /// Makes them durable, with what comes meanwhile, and answers them.
+    fn write(&self, mut requests: VecDeque<Request>) {
         let _end = End(self);
-        loop {
-            match self.turn() {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => return self.lock(&self.committer).stop(&error),
-            }
+        if self.try_write(&mut requests).is_err() {
+            // Unless the disk was it, which has said why.
+            self.shared.cause.set(PANICKED.into()).ok();
         }
     }
 
-    /// A thread that panicked in the middle of something has left it half done.
-    fn lock<'a, T>(&self, part: &'a Mutex<T>) -> MutexGuard<'a, T> {
-        part.lock().unwrap_or_else(|poisoned| {
-            self.shared.cause.set("its writer panicked: this is a bug".into()).ok();
-            self.inbox.stop();
-            poisoned.into_inner()
-        })
-    }
-
-    /// One write. `false`: there will be none any more.
     #[expect(clippy::disallowed_methods, reason = "paces the writer; nothing stored depends on it")]
-    fn turn(&self) -> io::Result<bool> {
-        let mut stager = self.lock(&self.stager);
-        let mut requests = Vec::new();
-        loop {
-            match self.inbox.next(stager.staged.answers.len(), stager.is_full(), &mut requests) {
-                Next::End => return Ok(false),
-                Next::Write => break,
-                Next::Stage => {
-                    for request in requests.drain(..) {
-                        stager.stage(request, &self.committer)?;
-                    }
-                }
-            }
-        }
-        let mut committer = self.lock(&self.committer);
+    fn try_write(&self, requests: &mut VecDeque<Request>) -> io::Result<()> {
+        let mut stager = self.stager.lock().map_err(|_| panicked())?;
+        let mut disk = Disk { committer: &self.committer, held: None };
+        stager.stage(requests, &mut disk)?;
+        disk.wait()?;
+        requests.extend(self.inbox.begin());
+        stager.stage(requests, &mut disk)?;
+        let committer = disk.wait()?;
         let write = stager.take(committer.spare.take());
         drop(stager);
         let (answered, begun) = (write.answers.len(), Instant::now());
         committer.commit(write)?;
-        drop(committer);
         self.inbox.wrote(answered, begun.elapsed());
-        Ok(true)
+        Ok(())
     }
 
-    /// Once both threads have ended.
+    /// Once nobody writes any more.
     pub(super) fn finish(&self) {
-        self.lock(&self.committer).finish();
+        self.committer.lock().unwrap_or_else(PoisonError::into_inner).finish();
     }
 }
 
-/// However a thread ends, nobody waits for it in vain.
+/// The right to write, once the write before has ended.
+struct Disk<'a> {
+    committer: &'a Mutex<Committer>,
+    held: Option<MutexGuard<'a, Committer>>,
+}
+
+impl Disk<'_> {
+    fn wait(&mut self) -> io::Result<&mut Committer> {
+        if self.held.is_none() {
+            self.held = Some(self.committer.lock().map_err(|_| panicked())?);
+        }
+        self.held.as_deref_mut().ok_or_else(panicked)
+    }
+
+    fn stop(&mut self, error: &io::Error) {
+        let lock = || self.committer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.held.get_or_insert_with(lock).stop(error);
+    }
+}
+
+const PANICKED: &str = "its writer panicked: this is a bug";
+
+fn panicked() -> io::Error {
+    io::Error::other(PANICKED)
+}
+
+/// However a write ends, nobody waits for it in vain.
 struct End<'a>(&'a Writer);
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
         let writer = self.0;
         if std::thread::panicking() || writer.shared.cause.get().is_some() {
-            writer.shared.cause.set("its writer panicked: this is a bug".into()).ok();
+            writer.shared.cause.set(PANICKED.into()).ok();
             writer.inbox.stop();
-            drop(mem::take(&mut writer.lock(&writer.stager).staged));
-            writer.lock(&writer.committer).publish = None;
+            let mut stager = writer.stager.lock().unwrap_or_else(PoisonError::into_inner);
+            drop(mem::take(&mut stager.staged));
+            drop(stager);
+            writer.committer.lock().unwrap_or_else(PoisonError::into_inner).publish = None;
         }
     }
 }

@@ -45,7 +45,8 @@ macro_rules! contract {
     (@@@ $backend:ident [$($name:ident)*]) => {
         mod $backend {
             $(
-                #[tokio::test]
+                // Of several threads, so that whoever appends may write.
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {
                     let backend = super::$backend();
                     super::$name(&backend.log).await;

@@ -9,6 +9,7 @@ mod crash;
 mod damage;
 mod files;
 mod fuzz;
+mod leading;
 mod retention;
 mod scavenge;
 mod served;

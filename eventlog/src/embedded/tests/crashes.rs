@@ -8,6 +8,8 @@ use std::{
     thread,
 };
 
+use tokio::runtime::Builder;
+
 use super::history::{Broke, History, clock};
 use crate::{
     Log, OpenError, Options,
@@ -42,13 +44,16 @@ fn nothing_acknowledged_is_lost() {
     };
     let (next, planned, struck) = (AtomicU64::new(first), AtomicU64::new(0), AtomicU64::new(0));
     let work = || {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        // On a runtime of several threads whoever appends may write.
+        let runtimes = [Builder::new_current_thread(), Builder::new_multi_thread()]
+            .map(|mut builder| builder.worker_threads(1).build().unwrap());
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= first + count {
                 break;
             }
             let _seed = Seed(seed);
+            let runtime = &runtimes[(seed % 2) as usize];
             let (of, happened) = runtime.block_on(schedule(seed));
             planned.fetch_add(of, Ordering::Relaxed);
             struck.fetch_add(happened, Ordering::Relaxed);

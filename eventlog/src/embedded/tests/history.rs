@@ -5,7 +5,7 @@ use std::{
     thread,
 };
 
-use futures::{FutureExt, StreamExt};
+use futures::StreamExt;
 use ids::{EventId, Timestamp};
 use uuid::Uuid;
 
@@ -268,16 +268,13 @@ impl History {
             log.append(batch.stream, batch.expected, batch.events)
         };
         let mut waiting = vec![append(&numbers[0])];
-        let mut stopped = None;
-        while !disk.is_waited_for() && stopped.is_none() {
+        // Not polled: whoever asks for the answer may write, and would wait for the disk here.
+        while !disk.is_waited_for() && disk.struck().is_none() {
             thread::yield_now();
-            stopped = (&mut waiting[0]).now_or_never();
         }
         waiting.extend(numbers[1..].iter().map(append));
         disk.resume();
-        let waiting = waiting.into_iter().skip(usize::from(stopped.is_some()));
-        let mut answers: Vec<_> = stopped.into_iter().collect();
-        answers.extend(futures::future::join_all(waiting).await);
+        let answers = futures::future::join_all(waiting).await;
         let mut outcome = Ok(());
         for (number, answer) in numbers.into_iter().zip(answers) {
             let answered = self.answered(number, answer);

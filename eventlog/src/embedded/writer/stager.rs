@@ -1,14 +1,14 @@
 //! Decides each append, and encodes the next write.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     io, mem,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use bytestring::ByteString;
 
-use super::{APPENDS, Committer, Request, Staged, StagedAppend, WRITE};
+use super::{APPENDS, Disk, Request, Staged, StagedAppend, WRITE};
 use crate::{
     Clock,
     embedded::{
@@ -80,40 +80,49 @@ impl Stager {
         staged
     }
 
-    /// Decides one append, and puts it into the next write.
+    /// Decides the appends, and puts them into the next write.
     pub(super) fn stage(
         &mut self,
-        request: Request,
-        committer: &Mutex<Committer>,
+        requests: &mut VecDeque<Request>,
+        disk: &mut Disk<'_>,
     ) -> io::Result<()> {
+        while let Some(request) = requests.pop_front() {
+            if self.is_full() {
+                self.flush(self.next_position, disk)?;
+            }
+            self.stage_one(request, disk)?;
+        }
+        Ok(())
+    }
+
+    fn stage_one(&mut self, request: Request, disk: &mut Disk<'_>) -> io::Result<()> {
         let Request { append, said, reply } = request;
         let is_noted = |event: &NewEvent| Standings::concerns(&append.stream, &event.event_type);
         let noted = append.events.iter().any(is_noted);
         // What it changes is looked up where it is durable.
         let before = if noted { self.next_position } else { 0 };
-        let answer =
-            self.flush(before, committer).and_then(|()| self.decide(append, said, committer));
+        let answer = self.flush(before, disk).and_then(|()| self.decide(append, said, disk));
         match answer {
             Ok(answer) => self.staged.answers.push((reply, answer)),
             // The cause must be known before the caller hears that there is no answer.
             Err(error) => {
-                committer.lock().unwrap_or_else(PoisonError::into_inner).stop(&error);
+                disk.stop(&error);
                 return Err(error);
             }
         }
-        if noted { self.flush(self.next_position, committer) } else { Ok(()) }
+        if noted { self.flush(self.next_position, disk) } else { Ok(()) }
     }
 
     fn decide(
         &mut self,
         append: Append,
         said: Vec<Said>,
-        committer: &Mutex<Committer>,
+        disk: &mut Disk<'_>,
     ) -> io::Result<Result<Appended, AppendError>> {
         let Append { stream, expected, events, guard } = append;
         let stream = ByteString::from(stream);
         let standing = self.standing(&stream)?;
-        let retry = self.answer_to_retry(&stream, &standing, expected, &events, committer)?;
+        let retry = self.answer_to_retry(&stream, &standing, expected, &events, disk)?;
         if let Some(first_answer) = retry {
             return Ok(Ok(first_answer));
         }
@@ -195,13 +204,13 @@ impl Stager {
         standing: &Standing,
         expected: Expected,
         events: &[NewEvent],
-        committer: &Mutex<Committer>,
+        disk: &mut Disk<'_>,
     ) -> io::Result<Option<Appended>> {
         let mut recent = None;
         if !matches!(expected, Expected::Revision(_))
             && let Some(position) = self.recent.position(events[0].id)
         {
-            self.flush(position + 1, committer)?;
+            self.flush(position + 1, disk)?;
             recent = self
                 .revision(stream, position)?
                 .filter(|first| standing.may_have_gone_to(*first, expected));
@@ -212,7 +221,7 @@ impl Stager {
             }
             // What it may repeat must be in the file to be compared.
             let before = self.head(stream)?.before;
-            self.flush(before, committer)?;
+            self.flush(before, disk)?;
             if let Some(first_answer) = self.compare(stream, first, events)? {
                 return Ok(Some(first_answer));
             }
@@ -221,14 +230,11 @@ impl Stager {
     }
 
     /// Makes sure that all events before this position are in the file.
-    fn flush(&mut self, before: u64, committer: &Mutex<Committer>) -> io::Result<()> {
+    fn flush(&mut self, before: u64, disk: &mut Disk<'_>) -> io::Result<()> {
         if before <= self.shared.index.next_position() {
             return Ok(());
         }
-        // Waits for the write under way.
-        let mut committer = committer
-            .lock()
-            .map_err(|_| io::Error::other("the other half of its writer panicked"))?;
+        let committer = disk.wait()?;
         let spare = committer.spare.take();
         committer.commit(self.take(spare))
     }
