@@ -42,6 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("events.rs"), events(&fs::read_to_string("events.lock")?)?)?;
     fs::write(out.join("rpcs.rs"), rpcs(&compiler.file_descriptor_set())?)?;
     tonic_prost_build::configure()
+        .codec_path("crate::codec::Codec")
         .bytes(".gaia")
         .bytes(".event_store")
         .bytes(".protobuf.LogChunk")

@@ -6,6 +6,8 @@
 
 #![allow(clippy::all, clippy::pedantic, missing_debug_implementations, unreachable_pub)]
 
+mod codec;
+
 /// Every message and service, for reflection and for tests that walk the API.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 

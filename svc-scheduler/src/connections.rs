@@ -27,7 +27,7 @@ pub(crate) enum Notice {
     Attached {
         worker: WorkerId,
         line: u64,
-        instructions: mpsc::Sender<Instruction>,
+        instructions: mpsc::Sender<Box<Instruction>>,
         draining: bool,
         /// What the worker has already.
         held: Vec<(RunId, Attempt)>,
@@ -92,7 +92,7 @@ impl Connections {
     ) -> Line {
         let (instructions, receiver) = mpsc::channel(WAITING + first.len());
         for instruction in first {
-            instructions.try_send(instruction).expect("the channel has room for these");
+            instructions.try_send(Box::new(instruction)).expect("the channel has room for these");
         }
         let line = self.lines.fetch_add(1, Ordering::Relaxed);
         self.notify(Notice::Attached { worker, line, instructions, draining, held });
@@ -104,7 +104,8 @@ impl Connections {
 /// worker goes.
 #[derive(Debug)]
 pub(crate) struct Line {
-    receiver: mpsc::Receiver<Instruction>,
+    /// In boxes: a channel has room for many from the start, and most lines are idle.
+    receiver: mpsc::Receiver<Box<Instruction>>,
     worker: WorkerId,
     id: u64,
     connections: Connections,
@@ -114,7 +115,9 @@ impl Stream for Line {
     type Item = Result<Instruction, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.receiver.poll_recv(context).map(|instruction| instruction.map(Ok))
+        self.receiver
+            .poll_recv(context)
+            .map(|instruction| instruction.map(|instruction| Ok(*instruction)))
     }
 }
 

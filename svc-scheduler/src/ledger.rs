@@ -35,7 +35,7 @@ pub(crate) struct Ledger {
 /// The way to an attached worker.
 pub(crate) struct Line {
     id: u64,
-    instructions: mpsc::Sender<Instruction>,
+    instructions: mpsc::Sender<Box<Instruction>>,
     pub(crate) draining: bool,
 }
 
@@ -93,7 +93,7 @@ impl Ledger {
         &mut self,
         worker: WorkerId,
         id: u64,
-        instructions: mpsc::Sender<Instruction>,
+        instructions: mpsc::Sender<Box<Instruction>>,
         draining: bool,
         held: Vec<(RunId, Attempt)>,
     ) {
@@ -126,7 +126,7 @@ impl Ledger {
     /// `Ok` if the worker is not attached: it will be told when it is.
     pub(crate) fn send(&mut self, worker: WorkerId, instruction: Instruction) -> Result<(), Cut> {
         let Entry::Occupied(line) = self.lines.entry(worker) else { return Ok(()) };
-        if line.get().instructions.try_send(instruction).is_ok() {
+        if line.get().instructions.try_send(Box::new(instruction)).is_ok() {
             return Ok(());
         }
         line.remove();

@@ -53,9 +53,10 @@ pub(super) async fn serve(listener: TcpListener, tls: TlsAcceptor, shared: Share
         let gone = shared.gone.clone();
         connections.spawn(gone.run_until_cancelled_owned(async move {
             let socket = Socket::new(stream, shared.at_once);
-            match handshake(socket, address, &tls, &shared.watchlist).await {
+            // In boxes: a connection is then no larger than the phase in which it is.
+            match Box::pin(handshake(socket, address, &tls, &shared.watchlist)).await {
                 Ok((stream, connection, standing)) => {
-                    converse(stream, connection, standing, shared).await;
+                    Box::pin(converse(stream, connection, standing, shared)).await;
                 }
                 Err(error) => {
                     super::REFUSED_HANDSHAKES[0].fetch_add(1, Ordering::Relaxed);
