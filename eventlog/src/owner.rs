@@ -135,7 +135,8 @@ impl DecodeError {
 /// Who asks, for the audit trail; stored beside every event that follows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// `user:<name>`, `worker:<id>` or `service:<name>`.
+    /// `user:<name>`, `worker:<id>` or `service:<name>`; of one who joined, `token:<id>` or
+    /// `secret:registration`; of a remote start, `trigger:<pipeline>`.
     pub actor: String,
     /// Address and port.
     pub address: String,

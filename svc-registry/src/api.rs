@@ -141,7 +141,8 @@ impl Registry for Api {
             certificate_expires_at: issued.expires_at,
         };
         let at = self.clock.now();
-        self.ask(Command::RegisterWorker { registration, secret, at }, request.caller).await?;
+        let caller = admitted_by(request.caller, "secret:registration".to_owned());
+        self.ask(Command::RegisterWorker { registration, secret, at }, caller).await?;
         self.presence.expect(worker).map_err(stopped)?;
         Ok(Response::new(wire::RegisterWorkerResponse {
             worker_id: worker.to_string(),
@@ -446,6 +447,11 @@ fn description(request: &wire::AttachWorkerRequest) -> Result<Description, Inval
 
 fn worker_id(text: &str) -> Result<WorkerId, InvalidField> {
     text.parse().map_err(|error| InvalidField::new("worker_id", format!("is wrong: {error}")))
+}
+
+/// Who joins has no name yet: for the history it is what let them in.
+fn admitted_by(caller: Option<Caller>, name: String) -> Option<Caller> {
+    Some(Caller { name, ..caller.unwrap_or_default() })
 }
 
 /// From the random end of the id; its start is the time.

@@ -8,7 +8,7 @@ use proto::registry::v1 as wire;
 use tonic::Status;
 use uuid::Uuid;
 
-use super::{Api, made_up_name, stopped};
+use super::{Api, admitted_by, made_up_name, stopped};
 use crate::{
     State,
     domain::{
@@ -108,8 +108,9 @@ impl Api {
             certificate_expires_at: signed.expires_at,
             ..registration
         };
+        let caller = admitted_by(request.caller, format!("token:{}", token.id));
         let command = TokenCommand::RedeemToken { shown, registration, at };
-        self.ask(Command::Token(command), request.caller).await?;
+        self.ask(Command::Token(command), caller).await?;
         self.presence.expect(worker).map_err(stopped)?;
         Ok(certified(Some(worker), signed))
     }

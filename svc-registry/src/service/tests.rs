@@ -391,6 +391,8 @@ async fn an_attached_worker_hears_of_every_change_until_it_is_deregistered() {
         ]
     );
     assert_eq!(stored.last().unwrap().event.metadata().actor, "user:ann");
+    let registered = stored.iter().find(|event| event.stream.ends_with(&id)).unwrap();
+    assert_eq!(registered.event.metadata().actor, "secret:registration");
 }
 
 #[tokio::test(start_paused = true)]

@@ -62,6 +62,12 @@ async fn a_worker_joins_with_a_token_and_a_key_of_its_own() {
     let [listed] = &tokens(&mut client).await[..] else { panic!("one token") };
     assert_eq!((listed.worker_ids.as_slice(), listed.open), (&[joined.worker_id][..], false));
 
+    // The history says what let it in.
+    let parsed: JoinToken = text.parse().unwrap();
+    let registered = machine.stored_next("WorkerRegistered", 0).await.event.metadata();
+    assert_eq!(registered.actor, format!("token:{}", parsed.id));
+    assert_eq!(registered.address, "192.0.2.7:4711");
+
     // Neither the token nor what it holds is in the log in clear.
     let secret = text.split('.').nth(2).unwrap().as_bytes();
     for stored in machine.stored().await {
@@ -70,7 +76,6 @@ async fn a_worker_joins_with_a_token_and_a_key_of_its_own() {
         );
     }
     // The pin is the CA's.
-    let parsed: JoinToken = text.parse().unwrap();
     let authority = Authority::open_or_create(&machine.dir.path().join("ca")).unwrap();
     assert_eq!(parsed.ca, authority.fingerprint());
 }
