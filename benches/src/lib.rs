@@ -1,10 +1,18 @@
 //! What we publish figures from: one program a subject in `src/bin`, each with its raw baseline from the
 //! same minute. Run them with `cargo run --release -p benches --bin NAME`.
 
+mod fleet;
+mod process;
+mod raw;
+mod seed;
 mod worker;
 
 use std::time::{Duration, Instant};
 
+pub use fleet::{Fleet, Joined, Outcome};
+pub use process::Usage;
+pub use raw::raw_appends;
+pub use seed::{Kind, seed};
 pub use worker::BenchWorker;
 
 /// Real time.
@@ -14,8 +22,11 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
-/// `p50 …, p99 …, most …` of what was measured, which must not be empty.
+/// `p50 …, p99 …, most …` of what was measured.
 pub fn percentiles(took: &mut [Duration]) -> String {
+    if took.is_empty() {
+        return "not measured".to_owned();
+    }
     took.sort_unstable();
     let at = |share: usize| took[(took.len() * share / 100).min(took.len() - 1)];
     format!("p50 {:?}, p99 {:?}, most {:?}", at(50), at(99), took[took.len() - 1])
@@ -26,6 +37,20 @@ pub fn percentiles(took: &mut [Duration]) -> String {
 #[expect(clippy::cast_precision_loss, reason = "counts are small")]
 pub fn rate(count: usize, took: Duration) -> f64 {
     count as f64 / took.as_secs_f64()
+}
+
+/// What each of so many had of it.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "counts are small")]
+pub fn each(total: f64, count: usize) -> f64 {
+    total / count as f64
+}
+
+/// KiB that each of so many takes of these bytes.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "figures are rounded anyway")]
+pub fn kibibytes_each(bytes: u64, count: usize) -> f64 {
+    each(bytes as f64 / 1024.0, count)
 }
 
 /// MiB a second.
@@ -39,4 +64,11 @@ pub fn mebibytes(bytes: usize, took: Duration) -> f64 {
 pub fn load() -> String {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     load.split_whitespace().take(3).collect::<Vec<_>>().join(" ")
+}
+
+/// Benchmarks are also the server and the agents that they start: `Some` if this was one of those.
+#[must_use]
+pub fn served() -> Option<std::process::ExitCode> {
+    let word = std::env::args().nth(1);
+    matches!(word.as_deref(), Some("server" | "agent")).then(gaia::main)
 }

@@ -78,8 +78,18 @@ struct LoggedIn {
 impl Client {
     /// `ca` is the PEM text of the CA to trust.
     pub fn new(server: &str, ca: &str, token: Option<String>) -> anyhow::Result<Self> {
+        Self::over(server, ca, token, Protocols::PreferHttp3)
+    }
+
+    /// The same over these protocols alone.
+    pub fn over(
+        server: &str,
+        ca: &str,
+        token: Option<String>,
+        protocols: Protocols,
+    ) -> anyhow::Result<Self> {
         let tls = identity::anonymous_client_tls(ca)?;
-        let channel = Channel::remote(server, SERVER_NAME, tls, Protocols::PreferHttp3)?;
+        let channel = Channel::remote(server, SERVER_NAME, tls, protocols)?;
         Ok(Self { channel, server: server.to_owned(), token })
     }
 

@@ -119,6 +119,11 @@ impl Processes {
         ended.with_context(|| format!("wait for {name}"))
     }
 
+    /// The number under which the system knows it.
+    pub fn pid(&self, name: &str) -> Option<u32> {
+        self.running.get(name).and_then(Child::id)
+    }
+
     /// Fails with what a process said, if it ended by itself.
     pub fn check(&mut self) -> Result<()> {
         for (name, child) in &mut self.running {

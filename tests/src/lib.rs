@@ -20,6 +20,7 @@ use http::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::{Instant, interval};
+use transport::Protocols;
 
 /// How long a story waits for something before it fails. Generous: the machine may be busy.
 const DEADLINE: Duration = Duration::from_secs(90);
@@ -62,6 +63,11 @@ impl Cluster {
 
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The number of a process that runs.
+    pub fn pid(&self, name: &str) -> Result<u32> {
+        self.processes.pid(name).with_context(|| format!("{name} does not run"))
     }
 
     /// PEM text of the server's CA.
@@ -118,6 +124,13 @@ impl Cluster {
         let mut client = Client::new(&self.url, ca, None)?;
         client.login("admin", PASSWORD).await?;
         Ok(client)
+    }
+
+    /// The client gets another connection, over these protocols alone.
+    pub async fn reconnect(&mut self, protocols: Protocols) -> Result<()> {
+        self.client = Client::over(&self.url, &self.ca()?, None, protocols)?;
+        self.client.login("admin", PASSWORD).await?;
+        Ok(())
     }
 
     /// Kills a process as a power cut would.
