@@ -36,15 +36,19 @@ use crate::{
 
 pub(crate) type Orders = BoxStream<'static, Result<PipelineRun, Status>>;
 
-/// Orders on their way to one worker; when it reads no further, neither does the gateway.
+/// Orders on their way to one worker; when it reads no further, neither does the gateway. In boxes: a
+/// channel has room for many from the start.
+type Waiting = mpsc::Sender<Box<Result<PipelineRun, Status>>>;
 const WAITING_ORDERS: usize = 16;
 
 /// For a worker that was deregistered to be told to stop its runs, before it is cut off.
 const LAST_ORDERS: Duration = Duration::from_millis(500);
 
 /// Gaia's agents stop for good when they read this, so nothing else may say it.
+pub(crate) const NOT_REGISTERED: &str = "worker is not registered";
+
 pub(crate) fn not_registered() -> Status {
-    Status::unknown("worker is not registered")
+    Status::unknown(NOT_REGISTERED)
 }
 
 #[derive(Debug)]
@@ -89,7 +93,7 @@ impl Attachment {
         let instructions = self.attach(true).await?;
         let (orders, receiver) = mpsc::channel(WAITING_ORDERS);
         tokio::spawn(self.drive(instructions, orders));
-        Ok(ReceiverStream::new(receiver).boxed())
+        Ok(ReceiverStream::new(receiver).map(|order| *order).boxed())
     }
 
     /// At most one run: a Gaia agent that cannot do one run of a reply forgets the others.
@@ -137,25 +141,21 @@ impl Attachment {
         attached.map(tonic::Response::into_inner).map_err(unknown_worker)
     }
 
-    async fn drive(
-        mut self,
-        mut instructions: Streaming<Instruction>,
-        orders: mpsc::Sender<Result<PipelineRun, Status>>,
-    ) {
+    async fn drive(mut self, mut instructions: Streaming<Instruction>, orders: Waiting) {
         let end = tokio::select! {
             end = self.relay(&mut instructions, &orders) => end,
             () = orders.closed() => return,
         };
         tracing::debug!(worker = %self.worker.id, reason = end.message(), "GetWork ends");
         // If the worker is gone, it has nothing to learn.
-        orders.send(Err(end)).await.ok();
+        orders.send(Box::new(Err(end))).await.ok();
     }
 
     /// Passes on until something ends; says what.
     async fn relay(
         &mut self,
         instructions: &mut Streaming<Instruction>,
-        orders: &mpsc::Sender<Result<PipelineRun, Status>>,
+        orders: &Waiting,
     ) -> Status {
         let period = self.gate.config().keep_alive();
         let mut keep_alive = interval_at(Instant::now() + period, period);
@@ -174,7 +174,8 @@ impl Attachment {
                     Err(refusal) => return unknown_worker(refusal),
                 },
                 instruction = instructions.message() => match instruction {
-                    Ok(Some(instruction)) => match self.order(instruction).await {
+                    // In a box: it is large, and most workers are idle.
+                    Ok(Some(instruction)) => match Box::pin(self.order(instruction)).await {
                         Ok(Some(order)) => order,
                         Ok(None) => continue,
                         Err(fault) => return fault,
@@ -184,7 +185,7 @@ impl Attachment {
                 },
                 _ = keep_alive.tick() => orders::nothing(),
             };
-            if orders.send(Ok(order)).await.is_err() {
+            if orders.send(Box::new(Ok(order))).await.is_err() {
                 return Status::cancelled("the worker is gone");
             }
         }
@@ -311,13 +312,10 @@ impl Attachment {
 }
 
 /// Passes on what must be stopped, and nothing that would begin.
-async fn stop_all(
-    instructions: &mut Streaming<Instruction>,
-    orders: &mpsc::Sender<Result<PipelineRun, Status>>,
-) {
+async fn stop_all(instructions: &mut Streaming<Instruction>, orders: &Waiting) {
     while let Ok(Some(instruction)) = instructions.message().await {
         if let Some(instruction::Instruction::Cancel(lease)) = instruction.instruction
-            && orders.send(Ok(orders::cancel(lease))).await.is_err()
+            && orders.send(Box::new(Ok(orders::cancel(lease)))).await.is_err()
         {
             return;
         }

@@ -4,14 +4,19 @@
 //! A handler that asks for a [`User`], a [`WorkerPeer`] or a [`Leased`] run gets what the door has
 //! verified; none of them can be had in another way.
 
+use std::time::Duration;
+
 use authz::{Grants, Lease as LeaseNeeded, Needs, Role, Route};
 use axum::{
+    body::Body,
     extract::{FromRequestParts, Request, State},
     http::{StatusCode, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use futures::StreamExt;
 use proto::{access::v1::AuthenticateRequest, common::v1::Caller, scheduler::v1::Run};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tonic::{Code, Status};
 use transport::Connection;
 
@@ -51,7 +56,14 @@ pub(crate) async fn admit(
 ) -> Response {
     let (mut parts, body) = request.into_parts();
     match check(&gate, route, &mut parts).await {
-        Ok(()) => next.run(Request::from_parts(parts, body)).await,
+        Ok(()) => {
+            let ticket = Ticket::of(route, &parts);
+            let response = next.run(Request::from_parts(parts, body)).await;
+            match ticket.filter(|_| is_followed(&response)) {
+                Some(ticket) => ticket.guard(gate, response),
+                None => response,
+            }
+        }
         Err(Shut { reason, error }) => {
             if !error.status().is_server_error() {
                 authz::count(route.path(), reason);
@@ -59,6 +71,55 @@ pub(crate) async fn admit(
             error.into_response()
         }
     }
+}
+
+/// With what a user got in, for an answer that goes on: it ends soon after its user may not have it any
+/// more.
+struct Ticket {
+    token: String,
+    role: Option<Role>,
+}
+
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_secs(2);
+
+impl Ticket {
+    fn of(route: Route, parts: &Parts) -> Option<Self> {
+        let role = match route.needs() {
+            Needs::User => None,
+            Needs::Role(role) => Some(role),
+            _ => return None,
+        };
+        Some(Self { token: bearer(parts)?, role })
+    }
+
+    fn guard(self, gate: Gate, response: Response) -> Response {
+        response.map(|body| {
+            let events = body.into_data_stream();
+            Body::from_stream(events.take_until(Box::pin(self.until_void(gate))))
+        })
+    }
+
+    /// Waits until its user is removed, has another password, or may not do this any more.
+    async fn until_void(self, gate: Gate) {
+        let mut looks = interval_at(Instant::now() + LOOK, LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            looks.tick().await;
+            // While svc-access is away, nothing is known.
+            if let Err(Shut { error, .. }) = session(&gate, self.token.clone(), self.role).await
+                && !error.status().is_server_error()
+            {
+                return;
+            }
+        }
+    }
+}
+
+/// Whether it goes on for as long as its reader stays.
+fn is_followed(response: &Response) -> bool {
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
 }
 
 async fn check(gate: &Gate, route: Route, parts: &mut Parts) -> Result<(), Shut> {
@@ -74,14 +135,9 @@ async fn check(gate: &Gate, route: Route, parts: &mut Parts) -> Result<(), Shut>
     }
 }
 
-async fn user(gate: &Gate, parts: &mut Parts, role: Option<Role>) -> Result<(), Shut> {
+/// Whom a session belongs to, if it may do this.
+async fn session(gate: &Gate, token: String, role: Option<Role>) -> Result<String, Shut> {
     let shut = |reason| move |error| Shut { reason, error };
-    let token = bearer(parts).ok_or_else(|| {
-        shut("no_session")(ApiError::new(
-            StatusCode::UNAUTHORIZED,
-            "no token was sent: log in with POST /api/v1/login, then send `Authorization: Bearer TOKEN`",
-        ))
-    })?;
     let session = gate.access().authenticate(AuthenticateRequest { token }).await;
     let session = session.map_err(not_in_session).map_err(shut("no_session"))?.into_inner();
     let name = session.username;
@@ -94,6 +150,18 @@ async fn user(gate: &Gate, parts: &mut Parts, role: Option<Role>) -> Result<(), 
         ));
         return Err(shut("no_role")(error));
     }
+    Ok(name)
+}
+
+async fn user(gate: &Gate, parts: &mut Parts, role: Option<Role>) -> Result<(), Shut> {
+    let shut = |reason| move |error| Shut { reason, error };
+    let token = bearer(parts).ok_or_else(|| {
+        shut("no_session")(ApiError::new(
+            StatusCode::UNAUTHORIZED,
+            "no token was sent: log in with POST /api/v1/login, then send `Authorization: Bearer TOKEN`",
+        ))
+    })?;
+    let name = session(gate, token, role).await?;
     let connection = connection(parts).map_err(shut("no_connection"))?;
     let caller = peer::caller(connection, format!("user:{name}"));
     parts.extensions.insert(User { name, caller });

@@ -110,7 +110,8 @@ impl Gate {
         self.deps.clock.now()
     }
 
-    /// Whether the registry still has the worker. Walks all workers, so only refusals ask this.
+    /// Whether the registry still has the worker. Walks all workers, so only refusals and
+    /// removals ask this.
     pub(crate) async fn is_registered(&self, worker: WorkerId) -> Result<bool, Status> {
         let workers =
             self.registry().list_workers(ListWorkersRequest::default()).await?.into_inner();

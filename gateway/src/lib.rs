@@ -30,6 +30,7 @@ use axum::{
     Router,
     extract::Request,
     http::{Method, StatusCode, header},
+    middleware::from_fn,
     response::{IntoResponse, Response},
 };
 use proto::worker::worker_server::WorkerServer;
@@ -45,7 +46,9 @@ pub fn router(deps: Deps, config: Config) -> Router {
     let gate = Gate::new(deps, config);
     let worker = WorkerServer::new(WorkerApi::new(gate.clone()))
         .max_decoding_message_size(worker_api::MAX_MESSAGE);
-    let worker = Router::new().route_service("/protobuf.Worker/{*method}", worker);
+    let worker = Router::new()
+        .route_service("/protobuf.Worker/{*method}", worker)
+        .layer(from_fn(worker_api::count_refusals));
     routes::routes(&gate)
         .merge(authz::guard(worker).with_state(()))
         .method_not_allowed_fallback(method_not_allowed)

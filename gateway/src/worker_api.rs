@@ -1,9 +1,11 @@
 //! Gaia's Worker API: what agents call. Every call is bound to the worker that the certificate names.
 
+use axum::{middleware::Next, response::Response as AnyResponse};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use ids::WorkerId;
 use proto::{
+    Rpc,
     artifacts::v1::GetArtifactRequest,
     common::v1::Lease,
     logs::v1::ReplaceLogRequest,
@@ -18,7 +20,7 @@ use proto::{
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::{
-    attachment::{Attachment, Orders, not_registered},
+    attachment::{Attachment, NOT_REGISTERED, Orders, not_registered},
     gate::{self, Gate, transient},
     peer::WorkerPeer,
     reports, upload,
@@ -29,6 +31,9 @@ pub(crate) const MAX_MESSAGE: usize = 4 << 20;
 
 /// Bytes of a piece of a binary; Gaia's size.
 const CHUNK: usize = 64 << 10;
+
+/// Gaia's words for a binary that is not for the worker.
+const NO_SUCH_PIPELINE: &str = "failed to find related pipeline with given id";
 
 #[derive(Debug)]
 pub(crate) struct WorkerApi {
@@ -162,9 +167,7 @@ impl Worker for WorkerApi {
         match self.leased(worker.id, request.get_ref()).await {
             Ok(run) => Ok(Response::new(self.binary(&run).await?)),
             Err(refusal) => Err(match self.refusal(worker.id, refusal).await {
-                unknown if unknown.code() == Code::NotFound => {
-                    Status::unknown("failed to find related pipeline with given id")
-                }
+                unknown if unknown.code() == Code::NotFound => Status::unknown(NO_SUCH_PIPELINE),
                 refusal => refusal,
             }),
         }
@@ -241,6 +244,30 @@ impl Worker for WorkerApi {
         let credentials = self.gate.pipelines().get_credentials(wanted).await.map_err(transient)?;
         Ok(Response::new(repository(pipeline.url, pipeline.branch, credentials.into_inner())))
     }
+}
+
+/// Counts who was let in at the door by the certificate, and is no worker any more or has not the lease
+/// that the call needs.
+pub(crate) async fn count_refusals(request: axum::extract::Request, next: Next) -> AnyResponse {
+    let rpc = Rpc::of_path(request.uri().path());
+    let response = next.run(request).await;
+    if let Some(rpc) = rpc
+        && let Some(refusal) = Status::from_header_map(response.headers())
+    {
+        match refusal.code() {
+            Code::PermissionDenied | Code::FailedPrecondition | Code::NotFound => {
+                authz::count(rpc.path(), "no_lease");
+            }
+            Code::Unknown if refusal.message() == NO_SUCH_PIPELINE => {
+                authz::count(rpc.path(), "no_lease");
+            }
+            Code::Unknown if refusal.message() == NOT_REGISTERED => {
+                authz::count(rpc.path(), "not_registered");
+            }
+            _ => {}
+        }
+    }
+    response
 }
 
 fn caller<T>(request: &Request<T>) -> Result<WorkerPeer, Status> {

@@ -3,6 +3,12 @@
 //!
 //! A success is a user's proof, and ends that user's wait. It does not end that of the address: whoever
 //! has one password could try others from there for ever.
+//!
+//! The address is the connection's. Behind a proxy that ends connections all users share that of the
+//! proxy, and wait for each other. `X-Forwarded-For` is not believed from anybody: the gateway knows workers
+//! by the certificates of their connections, so what ends connections cannot stand before it anyway; a
+//! proxy there passes TCP and UDP through, and leaves the client's address (as a transparent one, or by
+//! routing).
 
 use std::{
     collections::HashMap,

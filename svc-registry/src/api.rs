@@ -142,7 +142,7 @@ impl Registry for Api {
         };
         let at = self.clock.now();
         let caller = admitted_by(request.caller, "secret:registration".to_owned());
-        self.ask(Command::RegisterWorker { registration, secret, at }, caller).await?;
+        self.ask(Command::RegisterWorker { registration, secret, at }, Some(caller)).await?;
         self.presence.expect(worker).map_err(stopped)?;
         Ok(Response::new(wire::RegisterWorkerResponse {
             worker_id: worker.to_string(),
@@ -450,8 +450,8 @@ fn worker_id(text: &str) -> Result<WorkerId, InvalidField> {
 }
 
 /// Who joins has no name yet: for the history it is what let them in.
-fn admitted_by(caller: Option<Caller>, name: String) -> Option<Caller> {
-    Some(Caller { name, ..caller.unwrap_or_default() })
+fn admitted_by(caller: Option<Caller>, name: String) -> Caller {
+    Caller { name, ..caller.unwrap_or_default() }
 }
 
 /// From the random end of the id; its start is the time.

@@ -103,8 +103,10 @@ pub(crate) async fn deregister(
     let unknown = (StatusCode::BAD_REQUEST, "worker is not registered");
     let Change { note, force, .. } = Change::read(&payload)?;
     let force = force || is_on(how.force.as_deref());
-    if params.get::<WorkerId>("workerid").is_err() {
-        return Ok(unknown);
+    // To the registry, who is gone already is gone as wished; to Gaia it was never there.
+    match params.get::<WorkerId>("workerid") {
+        Ok(worker) if gate.is_registered(worker).await? => {}
+        _ => return Ok(unknown),
     }
     let request = ChangeWorkerRequest { force, ..request(user, &params, note, 0)? };
     match gate.registry().deregister_worker(request).await {

@@ -12,6 +12,7 @@ mod history;
 mod house;
 mod identity;
 mod intake;
+mod leases;
 mod logs;
 mod matrix;
 mod network;

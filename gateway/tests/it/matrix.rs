@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use crate::{client::Client, house::House};
 
-const DAY: Duration = Duration::from_hours(24);
+pub(crate) const DAY: Duration = Duration::from_hours(24);
 const GATEWAY: &str = "spiffe://gaia/service/gateway";
 
 /// Makes what the CA would never make, with the CA's own key.
@@ -252,14 +252,14 @@ impl Known {
 }
 
 /// One port before all that the house has.
-struct Port {
+pub(crate) struct Port {
     address: String,
     live: Live,
-    shutdown: CancellationToken,
+    pub(crate) shutdown: CancellationToken,
 }
 
 impl Port {
-    async fn open(house: &House) -> Self {
+    pub(crate) async fn open(house: &House) -> Self {
         let issued = house.authority.issue_service("gateway", &[], DAY).unwrap();
         let live = Live::new(issued.credentials).unwrap();
         let server = Server::bind_live("127.0.0.1:0".parse().unwrap(), &live).await.unwrap();
@@ -269,7 +269,7 @@ impl Port {
         Self { address, live, shutdown }
     }
 
-    fn channel(&self, tls: &ClientConfig, protocols: Protocols) -> Channel {
+    pub(crate) fn channel(&self, tls: &ClientConfig, protocols: Protocols) -> Channel {
         Channel::remote(&self.address, "gaia-pipeline.io", tls.clone(), protocols).unwrap()
     }
 }
@@ -326,13 +326,13 @@ async fn refusal(port: &Port, tls: &ClientConfig, protocols: Protocols, path: &s
 }
 
 /// How often such a line was counted.
-fn counted(wanted: &str) -> u64 {
+pub(crate) fn counted(wanted: &str) -> u64 {
     let metrics = authz::metrics();
     let lines = metrics.lines().filter(|line| line.contains(wanted) && !line.starts_with('#'));
     lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
 }
 
-const BOTH: [Protocols; 2] = [Protocols::Http2, Protocols::Http3];
+pub(crate) const BOTH: [Protocols; 2] = [Protocols::Http2, Protocols::Http3];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_rpc_is_entered_by_who_shows_a_bad_certificate() {

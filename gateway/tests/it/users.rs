@@ -130,3 +130,26 @@ async fn who_guesses_passwords_is_told_when_to_come_again() {
         assert!(metrics.contains(&line), "{metrics}");
     }
 }
+
+#[tokio::test]
+async fn what_a_user_follows_ends_when_the_user_may_not_see_it_any_more() {
+    let house = House::start().await;
+    let mut followed = vec![];
+    for name in ["removed", "demoted", "rekeyed", "stays"] {
+        let user = house.user(name, json!(["operator", "SystemReadEvents"])).await;
+        followed.push((name, user.follow("events?follow=1&type=SecretPut", None).await));
+    }
+    house.admin.delete("user/removed").await.expect(200);
+    put(&house.admin, "user/demoted/permissions", json!({ "roles": ["readonly"] }))
+        .await
+        .expect(200);
+    let new = json!({ "newpassword": "another password" });
+    put(&house.admin, "user/rekeyed/password", new).await.expect(200);
+    let (_, mut stays) = followed.pop().unwrap();
+    for (name, mut events) in followed {
+        assert!(events.next().await.is_none(), "{name}");
+    }
+    let secret = json!({ "key": "KEY", "value": "deep" });
+    house.admin.post("secret", secret).await.expect(201);
+    assert_eq!(stays.expect("event").await.json()["type"], "SecretPut");
+}

@@ -110,7 +110,7 @@ impl Api {
         };
         let caller = admitted_by(request.caller, format!("token:{}", token.id));
         let command = TokenCommand::RedeemToken { shown, registration, at };
-        self.ask(Command::Token(command), caller).await?;
+        self.ask(Command::Token(command), Some(caller)).await?;
         self.presence.expect(worker).map_err(stopped)?;
         Ok(certified(Some(worker), signed))
     }
