@@ -5,31 +5,26 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ::http::Method;
-use ids::Digest;
 use proto::worker::BuildResult;
 use serde::Deserialize;
-use tokio::fs::File;
 
 use crate::{
     command::Step,
     git,
     home::make_dir,
-    http::{self, leased},
-    order::{BuildTask, Language, Lease, Order, job_message},
+    order::{BuildTask, Language, Order, job_message},
     prepare::prepare,
     primary::Primary,
     python,
     report::Ending,
-    retry::Pauses,
     run::start,
     site::Site,
     stop::Trouble,
+    upload::upload,
     workshop::Workshop,
 };
 
 const NAME: &str = "build";
-const UPLOADS: u32 = 8;
 
 pub(crate) async fn build(
     workshop: &Workshop,
@@ -71,7 +66,7 @@ async fn make(
     let (plugin, jobs) = start(&recipe, site).await?;
     plugin.stop(site.grace()).await;
     site.log.note(format!("upload: {length} bytes, sha256 {digest}")).await;
-    let uploading = upload(primary, &order.lease, digest, length, &binary);
+    let uploading = upload(primary, &order.lease, &workshop.cache, digest);
     site.stopper.unless(uploading).await??;
     let jobs = jobs.iter().map(job_message).collect();
     Ok(BuildResult { sha_sum: digest.as_bytes().to_vec(), size: length, commit, jobs })
@@ -222,36 +217,6 @@ fn binary_name(metadata: &str, manifest: &Path) -> Result<String, String> {
             names.join(", ")
         )),
     }
-}
-
-async fn upload(
-    primary: &Primary,
-    lease: &Lease,
-    digest: Digest,
-    size: u64,
-    binary: &Path,
-) -> Result<(), Trouble> {
-    let mut pauses = Pauses::new();
-    let mut why = String::new();
-    for _ in 0..UPLOADS {
-        let file = File::open(binary).await;
-        let file = file.map_err(|error| Trouble::io("reading the binary", error))?;
-        let request = leased(Method::PUT, &format!("/artifacts/sha256/{digest}"), lease)
-            .header("content-type", "application/octet-stream")
-            .header("content-length", size);
-        match http::upload(primary.bulk(), request, file).await {
-            Ok(answer) if answer.status.is_success() => return Ok(()),
-            Ok(answer) if !answer.is_passing() => {
-                let text = answer.text();
-                return Err(Trouble::Worker(format!("upload failed: the server refused: {text}")));
-            }
-            Ok(answer) => why = answer.text(),
-            Err(error) => why = error.to_string(),
-        }
-        tracing::warn!(%digest, why, "uploading a binary failed; trying again");
-        pauses.pause().await;
-    }
-    Err(Trouble::Worker(format!("upload failed: {why}")))
 }
 
 #[cfg(test)]

@@ -4,6 +4,9 @@
 //! (unless it provably did not change since). Parallel runs share one download; a broken one goes on
 //! where it stopped, also after the agent was killed. A server that sends something else, or more than it
 //! should, is not followed to the end.
+//!
+//! Beside a binary is the list of its chunks, `<digest>.chunks`: what another binary has in common with it is
+//! taken from here. It only says where to look; each chunk is compared.
 
 use std::{
     collections::HashMap,
@@ -14,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use chunks::Manifest;
 use http::{Method, StatusCode, header};
 use http_body_util::BodyExt as _;
 use ids::Digest;
@@ -27,6 +31,7 @@ use tonic::body::Body;
 use transport::Channel;
 
 use crate::{
+    assembly,
     flights::Flights,
     http::{PATIENCE, leased, open, read},
     order::Lease,
@@ -39,6 +44,8 @@ const GIVE_UP: Duration = Duration::from_mins(2);
 /// How often a download may turn out to be something else.
 const CORRUPT: u32 = 3;
 const PIECE: usize = 128 * 1024;
+/// Ending of the name of a list of chunks.
+const LIST: &str = "chunks";
 
 #[derive(Debug)]
 pub(crate) struct Cache {
@@ -79,7 +86,7 @@ pub(crate) struct Wanted<'a> {
     pub(crate) lease: &'a Lease,
 }
 
-enum Fetch {
+pub(crate) enum Fetch {
     Done,
     /// Bytes came, then it broke off.
     Advanced(String),
@@ -126,8 +133,36 @@ impl Cache {
         let path = self.path(digest);
         let part = self.part(digest);
         tokio::fs::copy(built, &part).await?;
-        self.publish(digest, &part, &path).await?;
+        self.publish(digest, &part, &path, None).await?;
         Ok((digest, size, path))
+    }
+
+    /// The binary that is here and the list of its chunks, made anew where it was lost.
+    pub(crate) async fn chunked(&self, digest: Digest) -> io::Result<(fs::File, Manifest)> {
+        let (path, list) = (self.path(digest), self.list(digest));
+        let opened = tokio::task::spawn_blocking(move || {
+            let file = fs::File::open(path)?;
+            let known = fs::read(list).ok().and_then(|bytes| Manifest::decode(&bytes).ok());
+            let manifest = known.map_or_else(|| assembly::cut(&file), Ok)?;
+            Ok((file, manifest))
+        });
+        opened.await.expect("reading neither panics nor is aborted")
+    }
+
+    fn list(&self, digest: Digest) -> PathBuf {
+        self.dir.join(format!("{digest}.{LIST}"))
+    }
+
+    /// The binaries that are here, with their chunks.
+    fn lists(&self) -> Vec<(PathBuf, Manifest)> {
+        let names = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let lists = names.map(|entry| entry.path()).filter(|path| is_list(path));
+        lists
+            .filter_map(|list| {
+                let manifest = Manifest::decode(&fs::read(&list).ok()?).ok()?;
+                Some((list.with_extension(""), manifest))
+            })
+            .collect()
     }
 
     fn path(&self, digest: Digest) -> PathBuf {
@@ -167,16 +202,19 @@ impl Cache {
     ) -> Result<(), Trouble> {
         let part = self.part(wanted.digest);
         let (mut pauses, mut corrupt, mut last_byte) = (Pauses::new(), 0, Instant::now());
+        let mut source = Source::Unknown;
         loop {
-            let why = match fetch(channel, wanted, &part, self.limit).await? {
+            let why = match self.fetch(channel, wanted, &part, &mut source).await? {
                 Fetch::Done => match digest_of(&part).await {
                     Ok((found, _)) if found == wanted.digest => {
-                        let published = self.publish(wanted.digest, &part, path).await;
+                        let published = self.publish(wanted.digest, &part, path, source.list());
+                        let published = published.await;
                         return published.map_err(|error| Trouble::io("keeping the binary", error));
                     }
                     Ok((found, _)) => {
                         corrupt += 1;
                         remove(&part)?;
+                        source = Source::Whole;
                         format!("what came has the digest {found} instead of {}", wanted.digest)
                     }
                     Err(error) => return Err(Trouble::io("reading the binary", error)),
@@ -189,7 +227,10 @@ impl Cache {
                 Fetch::Failed(why) => why,
                 Fetch::Wrong(why) => {
                     corrupt += 1;
-                    remove(&part)?;
+                    // Of chunks only what was compared is there.
+                    if matches!(source, Source::Whole) {
+                        remove(&part)?;
+                    }
                     why
                 }
             };
@@ -201,9 +242,48 @@ impl Cache {
         }
     }
 
+    async fn fetch(
+        &self,
+        channel: &Channel,
+        wanted: Wanted<'_>,
+        part: &Path,
+        source: &mut Source,
+    ) -> Result<Fetch, Trouble> {
+        if matches!(source, Source::Unknown) {
+            let most = if wanted.size == 0 { self.limit } else { wanted.size };
+            match assembly::manifest(channel, wanted, most).await {
+                Ok(Some(manifest)) => *source = Source::Chunks(manifest),
+                Ok(None) => *source = Source::Whole,
+                Err(why) => return Ok(Fetch::Failed(why)),
+            }
+        }
+        match source {
+            Source::Chunks(manifest) => {
+                assembly::fetch(channel, wanted, manifest, part, self.lists()).await
+            }
+            Source::Unknown | Source::Whole => fetch(channel, wanted, part, self.limit).await,
+        }
+    }
+
     /// From here on the file is there for all.
-    async fn publish(&self, digest: Digest, part: &Path, path: &Path) -> io::Result<()> {
-        File::open(part).await?.sync_all().await?;
+    async fn publish(
+        &self,
+        digest: Digest,
+        part: &Path,
+        path: &Path,
+        list: Option<&Manifest>,
+    ) -> io::Result<()> {
+        let file = File::open(part).await?;
+        file.sync_all().await?;
+        let list = if let Some(list) = list {
+            list.encode()
+        } else {
+            let file = file.into_std().await;
+            let cut = tokio::task::spawn_blocking(move || assembly::cut(&file));
+            cut.await.expect("reading neither panics nor is aborted")?.encode()
+        };
+        // It is of use only, and read with care.
+        fs::write(self.list(digest), list)?;
         fs::set_permissions(part, fs::Permissions::from_mode(0o700))?;
         fs::rename(part, path)?;
         self.checked().insert(digest, Stamp::of(path)?);
@@ -222,11 +302,15 @@ impl Cache {
         files.sort();
         let mut total = size + files.iter().map(|(_, size, _)| size).sum::<u64>();
         for (_, size, path) in files {
+            if is_list(&path) {
+                continue;
+            }
             let digest = path.file_stem().and_then(|name| name.to_str()?.parse().ok());
             let is_part = path.extension().is_some();
             let is_used = digest.is_some_and(|digest| is_part && self.flights.is_taken(digest));
             if total > self.limit && digest != Some(keep) && !is_used {
                 fs::remove_file(&path)?;
+                fs::remove_file(path.with_extension(LIST)).ok();
                 total -= size;
             }
         }
@@ -245,6 +329,26 @@ impl Cache {
     fn checked(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Stamp>> {
         self.checked.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How the server sends a binary.
+enum Source {
+    Unknown,
+    Chunks(Manifest),
+    Whole,
+}
+
+impl Source {
+    fn list(&self) -> Option<&Manifest> {
+        match self {
+            Self::Chunks(manifest) => Some(manifest),
+            Self::Unknown | Self::Whole => None,
+        }
+    }
+}
+
+fn is_list(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == LIST)
 }
 
 fn remove(part: &Path) -> Result<(), Trouble> {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use futures::Stream;
+use futures::{Stream, TryStreamExt as _};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
@@ -33,7 +33,7 @@ const PIECE: usize = 128 * 1024;
 pub(crate) enum HttpError {
     #[error(transparent)]
     Channel(#[from] ChannelError),
-    #[error("no answer for {} seconds", PATIENCE.as_secs())]
+    #[error("no answer in time")]
     Silence,
     #[error("the answer broke off: {0}")]
     Broken(String),
@@ -114,15 +114,32 @@ pub(crate) async fn call(channel: &Channel, request: Request<Body>) -> Result<An
     read(open(channel, request).await?).await
 }
 
-/// Sends a file as the body, however long it takes, as long as it advances.
+/// For an answer that the server has to work for.
+pub(crate) async fn call_within(
+    channel: &Channel,
+    request: Request<Body>,
+    patience: Duration,
+) -> Result<Answer, HttpError> {
+    match timeout(patience, channel.clone().oneshot(request)).await {
+        Ok(answer) => read(answer?).await,
+        Err(_) => Err(HttpError::Silence),
+    }
+}
+
+/// Sends a body, however long it takes, as long as it advances.
 pub(crate) async fn upload(
     channel: &Channel,
     request: http::request::Builder,
-    file: File,
+    body: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
 ) -> Result<Answer, HttpError> {
     let sent = Arc::new(AtomicU64::new(0));
-    let body = Body::new(StreamBody::new(frames(file, Arc::clone(&sent))));
-    let request = request.body(body).expect("ids and numbers make a valid request");
+    let counted = Arc::clone(&sent);
+    let body = body.map_ok(move |piece| {
+        counted.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        Frame::data(piece)
+    });
+    let request = request.body(Body::new(StreamBody::new(body)));
+    let request = request.expect("ids and numbers make a valid request");
     let answering = channel.clone().oneshot(request);
     tokio::pin!(answering);
     let mut before = 0;
@@ -137,18 +154,13 @@ pub(crate) async fn upload(
     }
 }
 
-fn frames(
-    file: File,
-    sent: Arc<AtomicU64>,
-) -> impl Stream<Item = io::Result<Frame<Bytes>>> + Send + 'static {
-    futures::stream::try_unfold((file, sent), |(mut file, sent)| async move {
+/// A file's bytes.
+pub(crate) fn pieces(file: File) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+    futures::stream::try_unfold(file, |mut file| async move {
         let mut piece = BytesMut::with_capacity(PIECE);
         match file.read_buf(&mut piece).await? {
             0 => Ok(None),
-            count => {
-                sent.fetch_add(count as u64, Ordering::Relaxed);
-                Ok(Some((Frame::data(piece.freeze()), (file, sent))))
-            }
+            _ => Ok(Some((piece.freeze(), file))),
         }
     })
 }

@@ -3,13 +3,14 @@
 //! In reading order: [`Config`]; `home`, the folder on disk; `join`, how an identity is got, and `renew`,
 //! how it is kept; `session` keeps the server's orders coming; `desk` holds the table of attempts; `attempt` is one of them from
 //! order to last report, by way of `run` or `build`. What these use: `primary` and `http` to talk to
-//! the server, `cache` and `prepare` for binaries, `spool`, `mask`, `shipping` and `leftovers` for logs, `report`
+//! the server, `cache`, `assembly`, `upload` and `prepare` for binaries, `spool`, `mask`, `shipping` and `leftovers` for logs, `report`
 //! for progress, `command` for tools, and [`runtime`] to host the pipeline itself.
 //!
 //! Invariants: an attempt ends in one last report, and that only after its whole log was acknowledged;
 //! no secret reaches the disk in a log; nothing that an attempt started outlives it; what the agent
 //! itself was trusted with is in no pipeline's environment.
 
+mod assembly;
 mod attempt;
 mod build;
 mod cache;
@@ -39,6 +40,7 @@ mod shipping;
 mod site;
 mod spool;
 mod stop;
+mod upload;
 mod workshop;
 
 use std::{io, path::PathBuf};

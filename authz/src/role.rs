@@ -94,6 +94,7 @@ roles! {
         SystemReadEvents "ReadEvents" "Read the event log.",
         SystemReadMetrics "ReadMetrics" "Read the metrics.",
         SystemCertificates "Certificates" "List and revoke certificates, and roll the CA over.",
+        SystemArtifacts "Artifacts" "Remove stored binaries that nothing needs.",
     }
 }
 

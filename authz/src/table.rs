@@ -95,9 +95,14 @@ pub const fn of_rpc(rpc: Rpc) -> Needs {
         Rpc::LeadershipWatch => Needs::Services(&["svc-scheduler"]),
 
         // svc-artifacts
-        Rpc::ArtifactsPutArtifact | Rpc::ArtifactsStatArtifact | Rpc::ArtifactsGetArtifact => {
-            GATEWAY
-        }
+        Rpc::ArtifactsPutArtifact
+        | Rpc::ArtifactsStatArtifact
+        | Rpc::ArtifactsGetArtifact
+        | Rpc::ArtifactsPutManifest
+        | Rpc::ArtifactsPutChunks
+        | Rpc::ArtifactsGetManifest
+        | Rpc::ArtifactsGetChunks
+        | Rpc::ArtifactsCollectGarbage => GATEWAY,
 
         // svc-logs
         Rpc::LogsAppendLog | Rpc::LogsReplaceLog | Rpc::LogsReadLog | Rpc::LogsGetLog => GATEWAY,
@@ -289,6 +294,12 @@ routes! {
     ArtifactRead          GET    "/artifacts/sha256/{digest}"                          Worker(Present);
     ArtifactStat          HEAD   "/artifacts/sha256/{digest}"                          Worker(Present);
     ArtifactWrite         PUT    "/artifacts/sha256/{digest}"                          Worker(Present);
+    ManifestRead          GET    "/artifacts/sha256/{digest}/manifest"                 Worker(Present);
+    ManifestWrite         PUT    "/artifacts/sha256/{digest}/manifest"                 Worker(Present);
+    ChunksRead            GET    "/artifacts/sha256/{digest}/chunks"                   Worker(Present);
+    ChunksWrite           PUT    "/artifacts/sha256/{digest}/chunks"                   Worker(Present);
+    /// `?dry_run`: only says what would go.
+    GarbageCollect        POST   "/api/v1/artifact/gc"                                 Role(R::SystemArtifacts);
     LogAppend             PUT    "/runs/{run}/attempts/{attempt}/log"                  Worker(OwnAttempt);
 }
 

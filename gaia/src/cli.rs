@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     command::{
+        artifact::{self, ArtifactCommand},
         audit::{self, AuditCommand},
         events::{self, EventsCommand},
         fleet::{self, FleetArgs},
@@ -67,6 +68,9 @@ enum Command {
     /// How many runs of a pipeline or group may run at once
     #[command(subcommand)]
     Limit(LimitCommand),
+    /// Stored binaries
+    #[command(subcommand)]
+    Artifact(ArtifactCommand),
     /// Selectors: what they mean, and which workers suit them
     #[command(subcommand)]
     Selector(SelectorCommand),
@@ -207,6 +211,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
         Command::Run(command) => return run::run(command, &server.client()?, output).await,
         Command::Secret(command) => secret::secret(command, &server.client()?, output).await,
         Command::User(command) => user::user(command, &server.client()?, output).await,
+        Command::Artifact(command) => artifact::artifact(command, &server.client()?, output).await,
         Command::Limit(command) => limit::limit(command, &server.client()?, output).await,
         Command::Selector(command) => {
             return selector::selector(command, &server.client()?, output).await;

@@ -1,5 +1,6 @@
 //! The client commands: each asks the server over the public REST API, and shows the answer.
 
+pub mod artifact;
 pub mod audit;
 pub mod environment;
 pub mod events;

@@ -42,6 +42,7 @@ pub(crate) async fn run(args: DevArgs, shutdown: CancellationToken) -> Result<()
         worker_certificate: Span::hours(24),
         server_certificate: Span::hours(24),
         no_registration_secret: false,
+        artifacts: None,
     };
     let running = server::start(config, shutdown).await?;
     let password = running

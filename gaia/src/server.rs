@@ -56,6 +56,10 @@ pub struct ServerConfig {
     /// EventStoreDB. It may hold a password, so better set GAIA_LOG_URL [default: in the data folder]
     #[arg(long, env = "GAIA_LOG_URL", hide_env_values = true, value_name = "URL")]
     pub log: Option<String>,
+    /// Keep binaries in a bucket: `s3://<bucket>/<prefix>`. Endpoint, region and credentials are the usual
+    /// variables AWS_* [default: in the data folder]
+    #[arg(long, env = "GAIA_ARTIFACTS", value_name = "S3-URL")]
+    pub artifacts: Option<String>,
     /// Seconds without a connection after which a worker counts as lost
     #[arg(long, env = "GAIA_WORKER_GRACE", default_value = "10", value_name = "SECONDS")]
     pub worker_grace: u64,
@@ -144,6 +148,7 @@ pub async fn start(config: ServerConfig, shutdown: CancellationToken) -> Result<
             registration_secret: !config.no_registration_secret,
             ..svc_registry::Config::default()
         },
+        artifacts: config.artifacts.clone(),
     };
     let house = House::start(&ground, &data).await?;
     let House { gateway, tasks: mut services, first_admin_password, registry } = house;

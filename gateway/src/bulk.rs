@@ -2,6 +2,7 @@
 //! resume it by offset.
 
 pub(crate) mod artifacts;
+pub(crate) mod chunks;
 pub(crate) mod logs;
 mod range;
 

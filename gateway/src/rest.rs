@@ -10,6 +10,7 @@ pub(crate) mod concurrency;
 pub(crate) mod environment;
 mod event_json;
 pub(crate) mod events;
+pub(crate) mod garbage;
 pub(crate) mod history;
 mod moment;
 mod names;

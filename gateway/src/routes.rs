@@ -8,12 +8,12 @@ use axum::{
 };
 
 use crate::{
-    bulk::{artifacts, logs},
+    bulk::{artifacts, chunks, logs},
     door,
     gate::Gate,
     rest::{
-        self, audit, concurrency, environment, events, history, operator, pipelines, run_log, runs,
-        schedules, selectors, session, starts, trust, users, vault, workers,
+        self, audit, concurrency, environment, events, garbage, history, operator, pipelines,
+        run_log, runs, schedules, selectors, session, starts, trust, users, vault, workers,
     },
 };
 
@@ -108,6 +108,11 @@ fn handler(route: Route) -> MethodRouter<Gate> {
         Route::ArtifactRead => on(method, artifacts::read),
         Route::ArtifactStat => on(method, artifacts::stat),
         Route::ArtifactWrite => on(method, artifacts::write),
+        Route::ManifestRead => on(method, chunks::read_manifest),
+        Route::ManifestWrite => on(method, chunks::write_manifest),
+        Route::ChunksRead => on(method, chunks::read),
+        Route::ChunksWrite => on(method, chunks::write),
+        Route::GarbageCollect => on(method, garbage::collect),
         Route::LogAppend => on(method, logs::append),
     }
 }

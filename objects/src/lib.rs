@@ -65,12 +65,32 @@ pub fn bucket(place: &str) -> Result<Arc<dyn ObjectStore>, OpenError> {
     })
 }
 
-/// A folder, made if it is missing.
+/// A folder, made if it is missing. Of one process alone: what a crash left half written is removed.
 pub fn folder(path: &Path) -> Result<Arc<dyn ObjectStore>, OpenError> {
-    fs::create_dir_all(path).map_err(|source| OpenError::Folder { path: path.into(), source })?;
+    fs::create_dir_all(path)
+        .and_then(|()| remove_staged(path))
+        .map_err(|source| OpenError::Folder { path: path.into(), source })?;
     let store = LocalFileSystem::new_with_prefix(path)
         .map_err(|source| OpenError::Store { place: path.display().to_string(), source })?;
     Ok(Arc::new(store.with_fsync(true)))
+}
+
+/// A file on its way is `<name>#<number>`, and no object is called so.
+fn remove_staged(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_staged(&entry.path())?;
+        } else if is_staged(&entry.file_name().to_string_lossy()) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn is_staged(name: &str) -> bool {
+    let number = name.rsplit_once('#').map(|(_, number)| number);
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|it| it.is_ascii_digit()))
 }
 
 #[cfg(test)]
@@ -96,6 +116,10 @@ mod tests {
         let store = folder(&path).unwrap();
         store.put(&"c/d".into(), "object".into()).await.unwrap();
         assert_eq!(fs::read(path.join("c/d")).unwrap(), b"object");
+        fs::write(path.join("c/d#17"), "half").unwrap();
+        let store = folder(&path).unwrap();
+        assert!(!path.join("c/d#17").exists());
+        store.head(&"c/d".into()).await.unwrap();
         fs::write(dir.path().join("file"), "").unwrap();
         let error = folder(&dir.path().join("file")).unwrap_err();
         assert!(error.to_string().contains("file"), "{error}");

@@ -1,30 +1,81 @@
-//! Which blobs there are.
+//! Which blobs there are, and which are needed.
+//!
+//! ```text
+//!            stored                     nothing needs it any more
+//!  (unknown) ──────▶ Artifact ────────────────────────────────────▶ removed
+//!                       ▲            stored, or needed, again          │
+//!                       └──────────────────────────────────────────────┘
+//! ```
 //!
 //! Invariants:
 //! - A blob is stored once; nothing about it ever changes.
+//! - What a run that has not ended or the present build of a pipeline is of is never removed.
 //! - This module does no IO, reads no clock, and draws no random numbers.
 
-use std::{collections::HashMap, convert::Infallible};
+mod uses;
+
+use std::{collections::HashMap, convert::Infallible, time::Duration};
 
 use eventlog::Fold;
-use ids::{Digest, Timestamp};
+use ids::{Digest, PipelineId, RunId, Timestamp};
+
+use uses::Uses;
+
+/// How long it is known that a blob was removed. Its bytes go earlier than that.
+const REMEMBER: Duration = Duration::from_hours(24);
 
 /// A wish. None is ever refused: whether bytes fit their digest is found out before.
 #[derive(Clone, Debug)]
 pub enum Command {
-    /// The file is complete and on disk.
+    /// All of it is in the store.
     StoreArtifact { digest: Digest, size: u64, at: Timestamp },
+    /// If nothing needs it, nor did after `idle_since`.
+    RemoveArtifact { digest: Digest, idle_since: Timestamp, at: Timestamp },
 }
 
 /// A fact. It happened, is never refused, and is stored for ever.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     ArtifactStored { digest: Digest, size: u64, at: Timestamp },
+    ArtifactRemoved { digest: Digest, at: Timestamp },
+}
+
+/// Everything that the state folds: what this service decided, and who needs which blob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fact {
+    Artifact(Event),
+    RunSubmitted {
+        run: RunId,
+        artifact: Digest,
+    },
+    RunOver {
+        run: RunId,
+        at: Timestamp,
+    },
+    /// From now on the pipeline's runs are of this blob.
+    PipelineBuilt {
+        pipeline: PipelineId,
+        artifact: Digest,
+        at: Timestamp,
+    },
+    PipelineDeleted {
+        pipeline: PipelineId,
+        at: Timestamp,
+    },
+}
+
+impl From<Event> for Fact {
+    fn from(event: Event) -> Self {
+        Self::Artifact(event)
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
     artifacts: HashMap<Digest, Artifact>,
+    /// Not long ago, and when.
+    removed: HashMap<Digest, (Artifact, Timestamp)>,
+    uses: Uses,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,69 +86,93 @@ pub struct Artifact {
     pub stored_at: Timestamp,
 }
 
-/// The facts that follow from `command`. Empty: it was already so.
+/// The facts that follow from `command`. Empty: it was already so, or must not be.
 pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Infallible> {
-    let Command::StoreArtifact { digest, size, at } = command;
-    Ok(match state.artifact(digest) {
-        Some(_) => vec![],
-        None => vec![Event::ArtifactStored { digest, size, at }],
+    Ok(match command {
+        Command::StoreArtifact { digest, size, at } if !state.artifacts.contains_key(&digest) => {
+            vec![Event::ArtifactStored { digest, size, at }]
+        }
+        Command::RemoveArtifact { digest, idle_since, at }
+            if state.artifacts.get(&digest).is_some_and(|it| state.is_idle(it, idle_since)) =>
+        {
+            vec![Event::ArtifactRemoved { digest, at }]
+        }
+        _ => vec![],
     })
 }
 
 impl Fold for State {
-    type Event = Event;
+    type Event = Fact;
 
-    fn evolve(&mut self, event: &Event) {
-        let Event::ArtifactStored { digest, size, at } = *event;
-        self.artifacts.insert(digest, Artifact { digest, size, stored_at: at });
+    fn evolve(&mut self, fact: &Fact) {
+        match *fact {
+            Fact::Artifact(Event::ArtifactStored { digest, size, at }) => {
+                self.removed.remove(&digest);
+                self.artifacts.insert(digest, Artifact { digest, size, stored_at: at });
+            }
+            Fact::Artifact(Event::ArtifactRemoved { digest, at }) => {
+                self.removed.retain(|_, (_, removed)| at.since(*removed) < REMEMBER);
+                if let Some(artifact) = self.artifacts.remove(&digest) {
+                    self.removed.insert(digest, (artifact, at));
+                }
+            }
+            Fact::RunSubmitted { run, artifact } => self.uses.run(run, artifact),
+            Fact::RunOver { run, at } => self.uses.run_over(run, at),
+            Fact::PipelineBuilt { pipeline, artifact, at } => {
+                self.uses.built(pipeline, artifact, at);
+            }
+            Fact::PipelineDeleted { pipeline, at } => self.uses.deleted(pipeline, at),
+        }
     }
 }
 
 impl State {
-    #[must_use]
-    pub fn total_bytes(&self) -> u64 {
-        self.artifacts.values().map(|artifact| artifact.size).sum()
-    }
-
+    /// One that was removed just when a run came that needs it is there as long as its bytes are.
     #[must_use]
     pub fn artifact(&self, digest: Digest) -> Option<Artifact> {
-        self.artifacts.get(&digest).copied()
+        let again = || self.needed_again().find(|artifact| artifact.digest == digest);
+        self.artifacts.get(&digest).copied().or_else(again)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.artifacts.len()
+    }
+
+    /// What nothing needs, nor did after this time.
+    #[must_use]
+    pub fn idle(&self, since: Timestamp) -> Vec<Digest> {
+        let idle = self.artifacts.values().filter(|artifact| self.is_idle(artifact, since));
+        idle.map(|artifact| artifact.digest).collect()
+    }
+
+    fn is_idle(&self, artifact: &Artifact, since: Timestamp) -> bool {
+        let last = self.uses.ended(artifact.digest).max(artifact.stored_at);
+        !self.uses.is_needed(artifact.digest) && last <= since
+    }
+
+    /// What was removed just when a run came that needs it.
+    pub fn needed_again(&self) -> impl Iterator<Item = Artifact> + '_ {
+        let removed = self.removed.values().map(|(artifact, _)| *artifact);
+        removed.filter(|artifact| self.uses.is_needed(artifact.digest))
+    }
+
+    /// Whose bytes stay: what there is, and what was removed after this time or is needed again.
+    #[must_use]
+    pub fn kept(&self, removed_after: Timestamp) -> Vec<Digest> {
+        let removed = self.removed.values().filter(|(_, at)| *at > removed_after);
+        let removed = removed.map(|(artifact, _)| artifact.digest);
+        let again = self.needed_again().map(|artifact| artifact.digest);
+        self.artifacts.keys().copied().chain(removed).chain(again).collect()
+    }
+
+    /// With their sizes.
+    #[must_use]
+    pub fn artifacts(&self) -> Vec<Artifact> {
+        self.artifacts.values().copied().collect()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn a_blob_is_stored_once() {
-        let digest = Digest::of(b"blob");
-        let store = |at| Command::StoreArtifact { digest, size: 4, at: Timestamp(at) };
-        let stored = Event::ArtifactStored { digest, size: 4, at: Timestamp(1) };
-        assert_eq!(decide(&State::default(), store(1)), Ok(vec![stored.clone()]));
-        assert_eq!(decide(&State::replay(&[stored]), store(2)), Ok(vec![]));
-    }
-
-    proptest! {
-        #[test]
-        fn replaying_what_was_decided_gives_the_same_state(
-            blobs in prop::collection::vec((0..5_u8, 0..100_u64), 0..30)
-        ) {
-            let (mut state, mut log) = (State::default(), vec![]);
-            for (n, at) in blobs {
-                let (digest, at) = (Digest::from_bytes([n; 32]), Timestamp(at));
-                let before = state.artifact(digest);
-                let Ok(events) =
-                    decide(&state, Command::StoreArtifact { digest, size: n.into(), at });
-                for event in events {
-                    state.evolve(&event);
-                    log.push(event);
-                }
-                prop_assert!(before.is_none() || before == state.artifact(digest));
-            }
-            prop_assert_eq!(State::replay(&log), state);
-        }
-    }
-}
+mod tests;

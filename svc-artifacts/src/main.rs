@@ -1,5 +1,5 @@
-//! svc-artifacts as a process of its own. Its files are in the data folder, unless `data` under
-//! `[service]` is an absolute path.
+//! svc-artifacts as a process of its own. Its files are in the data folder, unless `data` or `bucket` under
+//! `[service]` says otherwise.
 
 use std::process::ExitCode;
 

@@ -34,7 +34,7 @@ pub(crate) fn repository(dir: &Path, files: &[(&str, &str)]) -> String {
     git(&["rev-parse", "HEAD"]).trim().to_owned()
 }
 
-fn build_of(dir: &Path, branch: &str) -> PipelineRun {
+pub(crate) fn build_of(dir: &Path, branch: &str) -> PipelineRun {
     let build = BuildOrder {
         url: format!("file://{}", dir.display()),
         branch: branch.into(),

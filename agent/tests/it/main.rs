@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 mod builds;
+mod chunked;
 mod joining;
 mod logs;
 mod network;

@@ -34,6 +34,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use uuid::Uuid;
 
+use crate::chunked::{self, Chunks};
+
 pub(crate) const SECRET: &str = "join-me";
 const DEADLINE: Duration = Duration::from_mins(1);
 const DAY: Duration = Duration::from_hours(24);
@@ -78,6 +80,7 @@ pub(crate) struct Seen {
     pub(crate) last_range: usize,
     /// What the requests for logs came over.
     pub(crate) log_protocols: Vec<transport::Protocol>,
+    pub(crate) chunks: Chunks,
     orders: Vec<mpsc::Sender<Result<PipelineRun, Status>>>,
 }
 
@@ -108,18 +111,18 @@ fn key(run: &str, attempt: u32) -> String {
 }
 
 #[derive(Clone, Debug)]
-struct Shared {
+pub(crate) struct Shared {
     seen: Arc<Mutex<Seen>>,
     changes: watch::Sender<u64>,
     authority: Authority,
 }
 
 impl Shared {
-    fn seen(&self) -> MutexGuard<'_, Seen> {
+    pub(crate) fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap()
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Seen) -> T) -> T {
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Seen) -> T) -> T {
         let out = change(&mut self.seen());
         self.changes.send_modify(|count| *count += 1);
         out
@@ -244,6 +247,7 @@ fn router(shared: Shared) -> Router {
         .route("/api/v1/worker/register", post(register))
         .route("/artifacts/sha256/{digest}", artifact)
         .route("/runs/{run}/attempts/{attempt}/log", axum::routing::put(append_log))
+        .merge(chunked::routes())
         .with_state(shared.clone());
     tonic::service::Routes::new(WorkerServer::new(Api(shared))).into_axum_router().merge(plain)
 }

@@ -37,7 +37,8 @@ async fn a_run_is_done_and_reported_with_its_whole_log() {
     }
     agent.drained().await;
     let left = |name: &str| std::fs::read_dir(test.config.home.join(name)).unwrap().count();
-    assert_eq!((left("work"), left("spool"), left("cache")), (0, 0, 1));
+    // In the cache the binary, and the list of its chunks.
+    assert_eq!((left("work"), left("spool"), left("cache")), (0, 0, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,6 +22,8 @@ pub(super) struct Ground {
     pub(super) authority: Authority,
     pub(super) master_key: MasterKey,
     pub(super) registry: svc_registry::Config,
+    /// A bucket for the binaries.
+    pub(super) artifacts: Option<String>,
 }
 
 pub(super) struct House {
@@ -90,7 +92,11 @@ async fn scheduler(ground: &Ground, tasks: &mut Tasks) -> Result<axum::Router> {
 async fn artifacts(ground: &Ground, data: &Data, tasks: &mut Tasks) -> Result<Channel> {
     let deps = svc_artifacts::Deps { log: ground.log.clone(), clock: ground.clock.clone() };
     let data = data.folder("artifacts")?;
-    let config = svc_artifacts::Config { data, ..svc_artifacts::Config::default() };
+    let config = svc_artifacts::Config {
+        data,
+        bucket: ground.artifacts.clone(),
+        ..svc_artifacts::Config::default()
+    };
     let service = svc_artifacts::start(deps, config).await?;
     watch(tasks, "svc-artifacts", service.task);
     Ok(inside(service.router))

@@ -76,13 +76,7 @@ pub(crate) async fn write(
     params: Params,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let digest: Digest = params.get("digest")?;
-    if !run.spec.as_ref().is_some_and(orders::is_build) {
-        return Err(ApiError::forbidden(format!(
-            "run {} is not a build: only a build stores a binary",
-            run.run_id
-        )));
-    }
+    let digest = writable(&run, &params)?;
     let mut first = Some(worker.caller);
     let parts = body.into_data_stream().map(move |data| {
         let data =
@@ -94,8 +88,23 @@ pub(crate) async fn write(
     // An empty body has no part that could name the digest.
     let parts = futures::stream::iter([part(digest, Bytes::new(), None)]).chain(upload.parts);
     let stored = upload::outcome(artifacts.put_artifact(parts), upload.fault).await?.into_inner();
+    Ok(created(digest, &stored))
+}
+
+pub(super) fn created(digest: Digest, stored: &Artifact) -> Response {
     let answer = json!({ "sha256": digest.to_string(), "size": stored.size });
-    Ok((StatusCode::CREATED, Json(answer)).into_response())
+    (StatusCode::CREATED, Json(answer)).into_response()
+}
+
+/// The digest, if the worker may store a binary.
+pub(super) fn writable(run: &Run, params: &Params) -> Result<Digest, ApiError> {
+    if !run.spec.as_ref().is_some_and(orders::is_build) {
+        return Err(ApiError::forbidden(format!(
+            "run {} is not a build: only a build stores a binary",
+            run.run_id
+        )));
+    }
+    params.get("digest")
 }
 
 fn part(
@@ -108,13 +117,7 @@ fn part(
 
 /// The blob, if the worker's run is of it.
 async fn readable(gate: &Gate, run: &Run, params: &Params) -> Result<Artifact, ApiError> {
-    let digest: Digest = params.get("digest")?;
-    if !is_of(run, digest) {
-        return Err(ApiError::forbidden(format!(
-            "run {} is not of binary {digest}: a worker gets only the binaries of its runs",
-            run.run_id
-        )));
-    }
+    let digest = may_read(run, params)?;
     let request = StatArtifactRequest { digest: digest.as_bytes().to_vec().into() };
     match gate.artifacts().stat_artifact(request).await {
         Ok(artifact) => Ok(artifact.into_inner()),
@@ -124,6 +127,18 @@ async fn readable(gate: &Gate, run: &Run, params: &Params) -> Result<Artifact, A
         )),
         Err(fault) => Err(fault.into()),
     }
+}
+
+/// The digest, if the worker's run is of it.
+pub(super) fn may_read(run: &Run, params: &Params) -> Result<Digest, ApiError> {
+    let digest: Digest = params.get("digest")?;
+    if is_of(run, digest) {
+        return Ok(digest);
+    }
+    Err(ApiError::forbidden(format!(
+        "run {} is not of binary {digest}: a worker gets only the binaries of its runs",
+        run.run_id
+    )))
 }
 
 fn is_of(run: &Run, digest: Digest) -> bool {

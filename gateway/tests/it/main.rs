@@ -5,6 +5,7 @@
 mod agent;
 mod audit;
 mod bulk;
+mod chunked;
 mod client;
 mod concurrency;
 mod gaia;

@@ -181,7 +181,10 @@ fn rebuild(log: &Path) -> Rebuilt {
         }
         fold(&mut all.logs, sealed);
         let stored = svc_artifacts::decode(event).unwrap();
-        if let Some(svc_artifacts::domain::Event::ArtifactStored { digest, .. }) = &stored {
+        if let Some(svc_artifacts::domain::Fact::Artifact(
+            svc_artifacts::domain::Event::ArtifactStored { digest, .. },
+        )) = &stored
+        {
             all.stored.push(*digest);
         }
         fold(&mut all.artifacts, stored);

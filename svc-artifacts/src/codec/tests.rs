@@ -7,7 +7,10 @@ use super::*;
 /// What each line of `golden.txt` stands for.
 fn events() -> Vec<Event> {
     let digest = Digest::from_bytes([9; 32]);
-    vec![Event::ArtifactStored { digest, size: 300, at: Timestamp(1_000) }]
+    vec![
+        Event::ArtifactStored { digest, size: 300, at: Timestamp(1_000) },
+        Event::ArtifactRemoved { digest, at: Timestamp(1_000) },
+    ]
 }
 
 #[test]

@@ -1,27 +1,26 @@
-//! The service as its clients see it, over its own event log and folder.
+//! Blobs that come and go whole, as any HTTP client moves them.
 
-#![expect(clippy::unwrap_used, reason = "a test stops where something is wrong")]
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::Ordering,
+};
 
-use std::{path::PathBuf, time::Duration};
-
-use eventlog::{Clock, Log};
+use chunks::Chunk;
+use eventlog::Clock;
 use futures::stream;
 use identity::Peer;
-use ids::{Digest, Timestamp};
-use proto::{
-    artifacts::v1::{
-        Artifact, GetArtifactRequest, PutArtifactRequest, StatArtifactRequest,
-        artifacts_client::ArtifactsClient,
-    },
-    common::v1::Caller,
+use ids::Digest;
+use proto::artifacts::v1::{
+    CollectGarbageRequest, PutArtifactRequest, StatArtifactRequest,
+    artifacts_client::ArtifactsClient,
 };
-use svc_artifacts::{Config, Deps, Service};
+use svc_artifacts::Config;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status};
+use tonic::Code;
 use transport::Channel;
 
-const DEADLINE: Duration = Duration::from_secs(10);
+use crate::{DEADLINE, House, blob, cut, message, messages, until, until_async};
 
 #[tokio::test]
 async fn a_blob_comes_back_after_a_restart() {
@@ -36,7 +35,6 @@ async fn a_blob_comes_back_after_a_restart() {
     let mut life = house.start().await;
     assert_eq!(life.stat(&blob).await.unwrap(), stored);
     assert_eq!(life.get(&blob, 0, 0).await.unwrap(), blob);
-    assert_eq!(std::fs::read(house.path(&blob)).unwrap(), blob);
 }
 
 #[tokio::test]
@@ -91,8 +89,8 @@ async fn an_upload_that_breaks_off_leaves_nothing() {
     let mut client = life.client.clone();
     let call = tokio::spawn(async move { client.put_artifact(ReceiverStream::new(stream)).await });
     let digest = Digest::of(b"hello world");
-    messages.send(message(digest, b"hello ")).await.unwrap();
-    house.something_is_incoming().await;
+    messages.send(message(digest, &blob(3 << 20))).await.unwrap();
+    until(|| house.objects("chunks") > 0).await;
     call.abort();
     call.await.unwrap_err();
     house.is_empty().await;
@@ -131,18 +129,20 @@ async fn many_who_store_the_same_blob_store_it_once() {
 async fn a_damaged_blob_is_told_and_can_be_stored_again() {
     let house = House::new();
     let blob = blob(500_000);
+    let digest = Digest::of(&blob);
     let mut life = house.start().await;
     life.put(&blob).await.unwrap();
-    for harm in [harm_by_cutting, harm_by_removing] {
-        harm(house.path(&blob));
-        for refused in
-            [life.get(&blob, 0, 0).await.unwrap_err(), life.stat(&blob).await.unwrap_err()]
-        {
+    let manifest = house.object("manifests", digest);
+    let chunk = house.chunk(cut(&blob).0.chunks()[3]);
+    for path in [manifest, chunk] {
+        for harm in [harm_by_cutting, harm_by_flipping, harm_by_removing] {
+            harm(&path);
+            let refused = life.get(&blob, 0, 0).await.unwrap_err();
             assert_eq!(refused.code(), Code::DataLoss);
-            assert!(refused.message().contains(&Digest::of(&blob).to_string()), "{refused}");
+            assert!(refused.message().contains(&digest.to_string()), "{refused}");
+            life.put(&blob).await.unwrap();
+            assert_eq!(life.get(&blob, 0, 0).await.unwrap(), blob);
         }
-        life.put(&blob).await.unwrap();
-        assert_eq!(life.get(&blob, 0, 0).await.unwrap(), blob);
     }
     assert_eq!(house.log.next_position().await.unwrap(), 1);
 }
@@ -160,31 +160,41 @@ async fn a_blob_has_a_largest_size() {
 #[tokio::test]
 async fn all_blobs_together_have_a_largest_size() {
     let house = House::new();
-    let config = Config { max_total_bytes: 20, ..Config::default() };
+    // A chunk has a head of 5 bytes, and a list of one chunk has 80.
+    let config = Config { max_total_bytes: 3 * 1085, ..Config::default() };
+    let [first, second, third] = [0, 1, 2].map(|n| blob(1000 + n)[n..].to_vec());
     let mut life = house.start_with(config.clone()).await;
-    life.put(b"0123456789").await.unwrap();
+    life.put(&first).await.unwrap();
     for _ in 0..2 {
         // What was refused, and what is known already, takes no room.
-        let refused = life.put(b"0123456789!").await.unwrap_err();
+        let refused = life.put(&blob(2200)).await.unwrap_err();
         assert_eq!(refused.code(), Code::ResourceExhausted);
         assert!(refused.message().contains("max_total_bytes"), "{refused}");
-        life.put(b"0123456789").await.unwrap();
+        life.put(&first).await.unwrap();
     }
-    life.put(b"98765").await.unwrap();
+    life.put(&second).await.unwrap();
     life.stop().await;
     let mut life = house.start_with(config).await;
-    life.put(b"43210!").await.unwrap_err();
-    life.put(b"43210").await.unwrap();
+    life.put(&blob(1001)).await.unwrap_err();
+    // Its room is given back in a moment.
+    until_async(async || life.put(&third).await.is_ok()).await;
 }
 
 #[tokio::test]
 async fn what_a_crash_left_is_gone_after_a_start() {
     let house = House::new();
-    house.start().await.stop().await;
-    std::fs::write(house.folder.path().join("incoming/0"), "half").unwrap();
     let mut life = house.start().await;
-    house.is_empty().await;
     life.put(b"hello").await.unwrap();
+    life.stop().await;
+    let half = house.chunk(Chunk::of(b"hello")).with_extension("#1");
+    let half = PathBuf::from(half.to_string_lossy().replace(".#", "#"));
+    let earlier = house.folder.path().join("incoming");
+    std::fs::create_dir(&earlier).unwrap();
+    std::fs::write(earlier.join("0"), "half").unwrap();
+    std::fs::write(&half, "half").unwrap();
+    let mut life = house.start().await;
+    assert!(!half.exists() && !earlier.exists());
+    assert_eq!(life.get(b"hello", 0, 0).await.unwrap(), b"hello");
 }
 
 #[tokio::test]
@@ -214,126 +224,53 @@ async fn only_services_of_the_house_are_let_in() {
     assert_eq!(refused.code(), Code::PermissionDenied);
 }
 
-/// What outlives the service.
-struct House {
-    folder: tempfile::TempDir,
-    log: Log,
+#[tokio::test]
+async fn blobs_of_earlier_versions_are_read_and_become_chunks() {
+    let house = House::new();
+    let blob = blob(3_000_000);
+    let mut life = house.start().await;
+    life.put(&blob).await.unwrap();
+    life.stop().await;
+    for kind in ["chunks", "manifests"] {
+        std::fs::remove_dir_all(house.folder.path().join(kind)).unwrap();
+    }
+    std::fs::create_dir_all(house.whole(&blob).parent().unwrap()).unwrap();
+    std::fs::write(house.whole(&blob), &blob).unwrap();
+
+    // There is no room for it a second time, so it stays whole.
+    let tight = Config { max_total_bytes: 3_010_000, ..Config::default() };
+    let mut life = house.start_with(tight).await;
+    assert_eq!(life.stat(&blob).await.unwrap().size, 3_000_000);
+    assert_eq!(life.get(&blob, 7, 2_000_000).await.unwrap(), blob[7..2_000_007]);
+    assert_eq!(life.upload(&blob).await, 0);
+    life.stop().await;
+    assert!(house.whole(&blob).exists());
+
+    let mut life = house.start().await;
+    assert_eq!(life.get(&blob, 0, 0).await.unwrap(), blob);
+    until(|| house.objects("manifests") == 1).await;
+    assert_eq!(house.objects("chunks"), cut(&blob).1.len());
+    assert_eq!(life.get(&blob, 0, 0).await.unwrap(), blob);
+    house.built(1, &blob).await;
+    house.now.store(Clock::system().now().0 + 2 * 86_400_000, Ordering::Relaxed);
+    life.would_remove(0).await;
+    life.client.collect_garbage(CollectGarbageRequest::default()).await.unwrap();
+    assert!(!house.whole(&blob).exists());
+    assert_eq!(life.get(&blob, 0, 0).await.unwrap(), blob);
 }
 
-/// The service between a start and a stop.
-struct Life {
-    service: Service,
-    client: ArtifactsClient<Channel>,
+fn harm_by_cutting(path: &Path) {
+    let length = std::fs::metadata(path).unwrap().len();
+    std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(length - 1).unwrap();
 }
 
-impl House {
-    fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), log: Log::in_memory(clock()) }
-    }
-
-    async fn start(&self) -> Life {
-        self.start_with(Config::default()).await
-    }
-
-    async fn start_with(&self, config: Config) -> Life {
-        let config = Config { data: self.folder.path().into(), ..config };
-        let deps = Deps { log: self.log.clone(), clock: clock() };
-        let service = svc_artifacts::start(deps, config).await.unwrap();
-        let gateway = Peer::Service("gateway".into());
-        let client = ArtifactsClient::new(Channel::local(service.router.clone(), gateway));
-        Life { service, client }
-    }
-
-    fn path(&self, blob: &[u8]) -> PathBuf {
-        let hex = Digest::of(blob).to_string();
-        self.folder.path().join("sha256").join(&hex[..2]).join(hex)
-    }
-
-    fn incoming(&self) -> usize {
-        std::fs::read_dir(self.folder.path().join("incoming")).unwrap().count()
-    }
-
-    async fn something_is_incoming(&self) {
-        until(|| self.incoming() > 0).await;
-    }
-
-    /// The server notices on its own that a client is gone.
-    async fn is_empty(&self) {
-        until(|| self.incoming() == 0).await;
-        let names = std::fs::read_dir(self.folder.path().join("sha256")).unwrap();
-        assert_eq!(names.count(), 0, "no blob has a name");
-    }
+fn harm_by_flipping(path: &Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(path, bytes).unwrap();
 }
 
-async fn until(is_so: impl Fn() -> bool) {
-    let wait = async {
-        while !is_so() {
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(DEADLINE, wait).await.expect("it becomes so in time");
-}
-
-impl Life {
-    async fn stop(self) {
-        self.service.task.abort();
-        self.service.task.await.unwrap_err();
-    }
-
-    async fn put(&mut self, blob: &[u8]) -> Result<Artifact, Status> {
-        let put = self.client.put_artifact(stream::iter(messages(blob, blob))).await?;
-        Ok(put.into_inner())
-    }
-
-    async fn stat(&mut self, blob: &[u8]) -> Result<Artifact, Status> {
-        let digest = Digest::of(blob).as_bytes().to_vec().into();
-        let stat = self.client.stat_artifact(StatArtifactRequest { digest }).await?;
-        Ok(stat.into_inner())
-    }
-
-    async fn get(&mut self, blob: &[u8], offset: u64, length: u64) -> Result<Vec<u8>, Status> {
-        let digest = Digest::of(blob).as_bytes().to_vec().into();
-        let request = GetArtifactRequest { digest, offset, length };
-        let mut chunks = self.client.get_artifact(request).await?.into_inner();
-        let mut got = vec![];
-        while let Some(chunk) = chunks.message().await? {
-            assert!(chunk.data.len() <= 256 << 10);
-            got.extend_from_slice(&chunk.data);
-        }
-        Ok(got)
-    }
-}
-
-/// An upload of `blob` under the digest of `named`.
-fn messages(named: &[u8], blob: &[u8]) -> Vec<PutArtifactRequest> {
-    let mut messages = vec![message(Digest::of(named), b"")];
-    for piece in blob.chunks(64 << 10) {
-        let data = piece.to_vec().into();
-        messages.push(PutArtifactRequest { data, ..PutArtifactRequest::default() });
-    }
-    messages
-}
-
-fn message(digest: Digest, data: &[u8]) -> PutArtifactRequest {
-    PutArtifactRequest {
-        digest: digest.as_bytes().to_vec().into(),
-        data: data.to_vec().into(),
-        caller: Some(Caller { name: "worker:w".into(), ..Caller::default() }),
-    }
-}
-
-fn harm_by_cutting(path: PathBuf) {
-    std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(499_999).unwrap();
-}
-
-fn harm_by_removing(path: PathBuf) {
+fn harm_by_removing(path: &Path) {
     std::fs::remove_file(path).unwrap();
-}
-
-fn blob(length: usize) -> Vec<u8> {
-    (0..length).map(|n| (n % 251) as u8).collect()
-}
-
-fn clock() -> Clock {
-    Clock::from_fn(|| Timestamp(1_000))
 }
