@@ -296,20 +296,29 @@ impl Cache {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
-            let meta = entry.metadata()?;
-            files.push((meta.modified()?, meta.len(), entry.path()));
+            match entry.metadata() {
+                Ok(meta) => files.push((meta.modified()?, meta.len(), entry.path())),
+                // Another run makes room too.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
         }
         files.sort();
         let mut total = size + files.iter().map(|(_, size, _)| size).sum::<u64>();
         for (_, size, path) in files {
+            let digest = path.file_stem().and_then(|name| name.to_str()?.parse().ok());
             if is_list(&path) {
+                // It goes with its binary; a crash may have left it alone.
+                let is_alone = !path.with_extension("").exists();
+                if is_alone && !digest.is_some_and(|digest| self.flights.is_taken(digest)) {
+                    unlink(&path)?;
+                }
                 continue;
             }
-            let digest = path.file_stem().and_then(|name| name.to_str()?.parse().ok());
             let is_part = path.extension().is_some();
             let is_used = digest.is_some_and(|digest| is_part && self.flights.is_taken(digest));
             if total > self.limit && digest != Some(keep) && !is_used {
-                fs::remove_file(&path)?;
+                unlink(&path)?;
                 fs::remove_file(path.with_extension(LIST)).ok();
                 total -= size;
             }
@@ -352,10 +361,13 @@ fn is_list(path: &Path) -> bool {
 }
 
 fn remove(part: &Path) -> Result<(), Trouble> {
-    match fs::remove_file(part) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Trouble::io("removing a download", error))
-        }
+    unlink(part).map_err(|error| Trouble::io("removing a download", error))
+}
+
+/// What is gone already is as good as removed.
+fn unlink(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }

@@ -24,7 +24,8 @@ use crate::order::Lease;
 
 /// For the head of an answer, and between two pieces of its body.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-const LONGEST_ANSWER: usize = 1 << 20;
+/// The numbers of all chunks of a large binary.
+const LONGEST_ANSWER: usize = 4 << 20;
 /// Bytes that are read of a file at once.
 const PIECE: usize = 128 * 1024;
 

@@ -51,7 +51,7 @@ fn with_head(kind: u8, body: &[u8]) -> Bytes {
 /// The way in which it is compressed, and the bytes, if they are what was stored.
 pub fn check(stored: &[u8]) -> Result<(u8, &[u8]), DamagedChunk> {
     let ([kind, sum @ ..], body) = stored.split_first_chunk::<HEAD>().ok_or(DamagedChunk)?;
-    if u32::from_be_bytes(*sum) != crc32c::crc32c(body) {
+    if body.len() > LARGEST || u32::from_be_bytes(*sum) != crc32c::crc32c(body) {
         return Err(DamagedChunk);
     }
     Ok((*kind, body))
@@ -66,7 +66,7 @@ pub fn unpack(stored: &Bytes, digest: Digest) -> Result<Bytes, DamagedChunk> {
 
 fn open(stored: &Bytes) -> Result<Bytes, DamagedChunk> {
     match check(stored)? {
-        (PLAIN, body) if body.len() <= LARGEST => Ok(stored.slice_ref(body)),
+        (PLAIN, body) => Ok(stored.slice_ref(body)),
         (ZSTD, body) => DECOMPRESSOR
             .with_borrow_mut(|decompressor| decompressor.decompress(body, LARGEST))
             .map(Bytes::from)
@@ -121,5 +121,11 @@ mod tests {
         assert_eq!(open(&with_head(ZSTD, &bomb)), Err(DamagedChunk));
         assert_eq!(open(&with_head(PLAIN, &vec![0; LARGEST + 1])), Err(DamagedChunk));
         assert_eq!(open(&with_head(9, b"x")), Err(DamagedChunk));
+        // Frames that zstd skips.
+        let mut padded = [0x184D_2A50_u32, 1 << 20].map(u32::to_le_bytes).concat();
+        padded.extend(vec![0; 1 << 20]);
+        padded.extend(zstd::bulk::compress(b"x", 3).unwrap());
+        assert_eq!(zstd::bulk::decompress(&padded, 9).unwrap(), b"x");
+        assert_eq!(open(&with_head(ZSTD, &padded)), Err(DamagedChunk));
     }
 }

@@ -42,15 +42,25 @@ impl Api {
         Ok((artifact, form.map_err(refused)?))
     }
 
-    /// Whether it is stored and whole. What was harmed may be uploaded again.
-    async fn stored(&self, digest: Digest) -> Result<Option<Artifact>, Status> {
+    /// Whether it is stored and whole, and then for some time longer. What was harmed may be uploaded again.
+    async fn stored(
+        &self,
+        digest: Digest,
+        caller: Option<Caller>,
+    ) -> Result<Option<wire::Artifact>, Status> {
         let found = self.owner.read(move |state| state.artifact(digest)).await.map_err(stopped)?;
-        let Some(artifact) = found else { return Ok(None) };
-        match outgoing::open(&self.store, digest, artifact.size).await {
-            Ok(form) => Ok(outgoing::is_whole(&self.store, &form).then_some(artifact)),
-            Err(BlobError::Damaged { .. }) => Ok(None),
-            Err(error) => Err(refused(error)),
-        }
+        let Some(Artifact { size, .. }) = found else { return Ok(None) };
+        let is_whole = match outgoing::open(&self.store, digest, size).await {
+            Ok(Form::Whole) => true,
+            Ok(Form::Chunks(manifest)) => {
+                let by = self.store.begin(self.clock.now());
+                self.store.pin((Kind::Manifest, digest), by).await
+                    && incoming::count_on(&self.store, &manifest, by).await
+            }
+            Err(BlobError::Damaged { .. }) => false,
+            Err(error) => return Err(refused(error)),
+        };
+        if is_whole { Ok(Some(self.store(digest, size, caller).await?)) } else { Ok(None) }
     }
 
     async fn receive(
@@ -98,8 +108,8 @@ impl wire::artifacts_server::Artifacts for Api {
         };
         let digest = parse(&first.digest)?;
         // What is stored already need not be read: dropping the stream tells the client to stop.
-        if let Some(artifact) = self.stored(digest).await? {
-            return Ok(Response::new(shown(artifact)));
+        if let Some(artifact) = self.stored(digest, first.caller.clone()).await? {
+            return Ok(Response::new(artifact));
         }
         let size = self.receive(digest, first.data, stream).await?;
         Ok(Response::new(self.store(digest, size, first.caller).await?))
@@ -147,8 +157,8 @@ impl wire::artifacts_server::Artifacts for Api {
     ) -> Result<Response<wire::PutManifestResponse>, Status> {
         let wire::PutManifestRequest { digest, manifest, caller } = request.into_inner();
         let digest = parse(&digest)?;
-        if let Some(artifact) = self.stored(digest).await? {
-            let artifact = Some(shown(artifact));
+        if let Some(artifact) = self.stored(digest, caller.clone()).await? {
+            let artifact = Some(artifact);
             return Ok(Response::new(wire::PutManifestResponse { artifact, missing: vec![] }));
         }
         let manifest = Manifest::decode(&manifest)
@@ -209,7 +219,11 @@ impl wire::artifacts_server::Artifacts for Api {
         request: Request<wire::CollectGarbageRequest>,
     ) -> Result<Response<wire::CollectGarbageResponse>, Status> {
         let wire::CollectGarbageRequest { dry_run, caller } = request.into_inner();
-        let collected = self.garbage.collect(dry_run, Origin::from(caller)).await;
+        let (garbage, origin) = (Arc::clone(&self.garbage), Origin::from(caller));
+        // Whoever asks may go away; what is being deleted then must not outlive the lock that keeps
+        // uploads off it.
+        let collecting = tokio::spawn(async move { garbage.collect(dry_run, origin).await });
+        let collected = collecting.await.map_err(|fault| Status::internal(fault.to_string()))?;
         let Figures { artifacts, objects, bytes, kept_artifacts, kept_bytes } =
             collected.map_err(|error| match error {
                 CollectError::Stopped(error) => stopped(error),
@@ -276,9 +290,8 @@ fn refused(error: BlobError) -> Status {
         BlobError::WrongDigest { .. } | BlobError::WrongChunk(_) => {
             Status::invalid_argument(message)
         }
-        BlobError::TooLarge { .. } | BlobError::Quota { .. } | BlobError::Full(_) => {
-            Status::resource_exhausted(message)
-        }
+        BlobError::TooLarge { .. } => Status::out_of_range(message),
+        BlobError::Quota { .. } | BlobError::Full(_) => Status::resource_exhausted(message),
         BlobError::Damaged { .. } => Status::data_loss(message),
         BlobError::Store { .. } => Status::internal(message),
     }

@@ -7,9 +7,16 @@ use crate::error::BlobError;
 /// An object store answers late and takes much at once; memory is what this bounds.
 const AT_ONCE: usize = 16;
 
-/// Dropped, it stops what is not done.
+/// Dropped, it lets what was begun come to its end: what is on its way to a disk gets there anyway, and
+/// must be counted.
 #[derive(Debug, Default)]
 pub(crate) struct Crew(JoinSet<Result<(), BlobError>>);
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        self.0.detach_all();
+    }
+}
 
 impl Crew {
     /// Waits while there is enough to do.

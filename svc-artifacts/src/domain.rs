@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Invariants:
-//! - A blob is stored once; nothing about it ever changes.
+//! - A blob's bytes never change. What is stored again is kept as long as if it were new.
 //! - What a run that has not ended or the present build of a pipeline is of is never removed.
 //! - This module does no IO, reads no clock, and draws no random numbers.
 
@@ -23,6 +23,9 @@ use uses::Uses;
 
 /// How long it is known that a blob was removed. Its bytes go earlier than that.
 const REMEMBER: Duration = Duration::from_hours(24);
+
+/// What is stored again after this time without being needed counts as new.
+const FRESH: Duration = Duration::from_hours(24);
 
 /// A wish. None is ever refused: whether bytes fit their digest is found out before.
 #[derive(Clone, Debug)]
@@ -89,7 +92,7 @@ pub struct Artifact {
 /// The facts that follow from `command`. Empty: it was already so, or must not be.
 pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Infallible> {
     Ok(match command {
-        Command::StoreArtifact { digest, size, at } if !state.artifacts.contains_key(&digest) => {
+        Command::StoreArtifact { digest, size, at } if !state.is_fresh(digest, at) => {
             vec![Event::ArtifactStored { digest, size, at }]
         }
         Command::RemoveArtifact { digest, idle_since, at }
@@ -145,6 +148,12 @@ impl State {
     pub fn idle(&self, since: Timestamp) -> Vec<Digest> {
         let idle = self.artifacts.values().filter(|artifact| self.is_idle(artifact, since));
         idle.map(|artifact| artifact.digest).collect()
+    }
+
+    /// It is there, and not about to go.
+    fn is_fresh(&self, digest: Digest, at: Timestamp) -> bool {
+        let since = Timestamp(at.0.saturating_sub(FRESH.as_millis() as u64));
+        self.artifacts.get(&digest).is_some_and(|artifact| !self.is_idle(artifact, since))
     }
 
     fn is_idle(&self, artifact: &Artifact, since: Timestamp) -> bool {

@@ -73,12 +73,27 @@ impl Incoming {
         if found != expected {
             return Err(BlobError::WrongDigest { found, expected });
         }
-        let manifest: Manifest = self.chunks.into_iter().collect();
         let Leftovers { store, by, stored, .. } = &self.leftovers;
-        store.put((Kind::Manifest, expected), manifest.encode(), *by).await?;
+        let manifest: Manifest = self.chunks.into_iter().collect();
+        // One that was there at its time may have been found damaged since.
+        if !count_on(store, &manifest, *by).await {
+            let what = "a chunk of it was lost while it came";
+            return Err(BlobError::Damaged { digest: expected, what });
+        }
+        store.replace((Kind::Manifest, expected), manifest.encode(), *by).await?;
         stored.lock().unwrap_or_else(PoisonError::into_inner).clear();
         Ok(self.size)
     }
+}
+
+/// Whether all chunks are there; from now on they are not removed.
+pub(crate) async fn count_on(store: &Store, manifest: &Manifest, by: Use) -> bool {
+    for chunk in manifest.chunks() {
+        if !store.pin((Kind::Chunk, chunk.digest), by).await {
+            return false;
+        }
+    }
+    true
 }
 
 /// What was stored, and is being stored, for a blob that is none yet.
@@ -138,7 +153,8 @@ pub(crate) async fn put_manifest(
         missing = damaged(store, expected, manifest).await?;
     }
     if missing.is_empty() {
-        store.put((Kind::Manifest, expected), manifest.encode(), by).await?;
+        // Another list of the same bytes may have lost a chunk.
+        store.replace((Kind::Manifest, expected), manifest.encode(), by).await?;
     }
     Ok(missing)
 }

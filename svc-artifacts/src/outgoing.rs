@@ -46,17 +46,6 @@ pub(crate) async fn open(store: &Store, digest: Digest, size: u64) -> Result<For
     Ok(Form::Chunks(manifest))
 }
 
-/// Whether every part of it is there, as far as one can tell without reading it.
-pub(crate) fn is_whole(store: &Store, form: &Form) -> bool {
-    match form {
-        Form::Chunks(manifest) => {
-            let mut chunks = manifest.chunks().iter();
-            chunks.all(|chunk| store.size((Kind::Chunk, chunk.digest)).is_some())
-        }
-        Form::Whole => true,
-    }
-}
-
 /// The bytes from `from` to `to`, which are within the blob.
 pub(crate) fn bytes(
     store: Arc<Store>,

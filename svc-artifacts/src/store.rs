@@ -80,7 +80,8 @@ struct Held {
 
 #[derive(Clone, Copy, Debug)]
 struct Pin {
-    by: Use,
+    /// `None`: several did.
+    by: Option<Use>,
     at: Timestamp,
 }
 
@@ -149,7 +150,9 @@ impl Store {
     pub(crate) async fn pin(&self, key: Key, by: Use) -> bool {
         let _nobody_removes = self.removing.read().await;
         let mut held = self.held();
-        held.pins.insert(key, Pin { by, at: by.at });
+        let pin = held.pins.entry(key).or_insert(Pin { by: Some(by), at: by.at });
+        pin.by = pin.by.filter(|earlier| *earlier == by);
+        pin.at = pin.at.max(by.at);
         held.objects.contains_key(&key)
     }
 
@@ -158,15 +161,24 @@ impl Store {
         if self.pin(key, by).await {
             return Ok(false);
         }
+        self.write(key, bytes).await
+    }
+
+    /// Stores an object, also where there is another under its name.
+    pub(crate) async fn replace(&self, key: Key, bytes: Bytes, by: Use) -> Result<(), BlobError> {
+        self.pin(key, by).await;
+        self.write(key, bytes).await.map(drop)
+    }
+
+    /// Answers whether it was not there.
+    async fn write(&self, key: Key, bytes: Bytes) -> Result<bool, BlobError> {
         let size = bytes.len() as u64;
         let mut share = Share::take(self, size)?;
         let put = self.objects.put(&path(key), bytes.into()).await;
         put.map_err(|error| self.error(error))?;
-        let is_new = self.held().objects.insert(key, size).is_none();
-        if is_new {
-            share.bytes = 0;
-        }
-        Ok(is_new)
+        let before = self.held().objects.insert(key, size);
+        share.bytes = before.unwrap_or_default();
+        Ok(before.is_none())
     }
 
     /// A chunk's stored form, as whole as when it was stored.
@@ -252,12 +264,12 @@ impl Store {
         Ok(gone)
     }
 
-    /// Removes what this use stored, but what others count on by now.
+    /// Removes what this use stored, but what others count on.
     pub(crate) async fn undo(&self, keys: Vec<Key>, by: Use) -> Result<(), BlobError> {
         let _nobody_pins = self.removing.write().await;
         for key in keys {
             let pin = self.held().pins.get(&key).copied();
-            if pin.is_some_and(|pin| pin.by == by) {
+            if pin.is_some_and(|pin| pin.by == Some(by)) {
                 self.delete(key).await?;
             }
         }

@@ -62,9 +62,14 @@ pub(crate) async fn stat(
     State(gate): State<Gate>,
     Leased(run): Leased,
     params: Params,
+    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let artifact = readable(&gate, &run, &params).await?;
-    let mut response = (describe(&artifact)?, Body::empty()).into_response();
+    let description = describe(&artifact)?;
+    if is_known(&headers, &description) {
+        return Ok((StatusCode::NOT_MODIFIED, description).into_response());
+    }
+    let mut response = (description, Body::empty()).into_response();
     response.headers_mut().insert(header::CONTENT_LENGTH, artifact.size.into());
     Ok(response)
 }
@@ -87,8 +92,19 @@ pub(crate) async fn write(
     let mut artifacts = gate.artifacts();
     // An empty body has no part that could name the digest.
     let parts = futures::stream::iter([part(digest, Bytes::new(), None)]).chain(upload.parts);
-    let stored = upload::outcome(artifacts.put_artifact(parts), upload.fault).await?.into_inner();
-    Ok(created(digest, &stored))
+    let stored = upload::outcome(artifacts.put_artifact(parts), upload.fault).await;
+    Ok(created(digest, &stored.map_err(not_taken)?.into_inner()))
+}
+
+/// What is too large is never taken; what finds no room may be later.
+pub(super) fn not_taken(refusal: Status) -> ApiError {
+    match refusal.code() {
+        Code::OutOfRange => ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, refusal.message()),
+        Code::ResourceExhausted => {
+            ApiError::new(StatusCode::INSUFFICIENT_STORAGE, refusal.message())
+        }
+        _ => refusal.into(),
+    }
 }
 
 pub(super) fn created(digest: Digest, stored: &Artifact) -> Response {

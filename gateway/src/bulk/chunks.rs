@@ -27,7 +27,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tonic::Status;
 
-use super::artifacts::{created, may_read, writable};
+use super::artifacts::{created, may_read, not_taken, writable};
 use crate::{
     door::Leased,
     error::ApiError,
@@ -67,7 +67,7 @@ pub(crate) async fn write_manifest(
         .to_bytes();
     let request =
         PutManifestRequest { digest: bytes(digest), manifest, caller: Some(worker.caller) };
-    let answer = gate.artifacts().put_manifest(request).await?.into_inner();
+    let answer = gate.artifacts().put_manifest(request).await.map_err(not_taken)?.into_inner();
     Ok(match answer.artifact {
         Some(artifact) => created(digest, &artifact),
         None => (StatusCode::ACCEPTED, Json(json!({ "missing": answer.missing }))).into_response(),
@@ -118,7 +118,8 @@ pub(crate) async fn write(
     writable(&run, &params)?;
     let upload = upload::upload(Box::pin(chunks(body)));
     let mut artifacts = gate.artifacts();
-    upload::outcome(artifacts.put_chunks(upload.parts), upload.fault).await?;
+    let stored = upload::outcome(artifacts.put_chunks(upload.parts), upload.fault).await;
+    stored.map_err(not_taken)?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -13,14 +13,18 @@ use crate::{
 };
 
 fn blob() -> Vec<u8> {
-    let mut state = 7_u64;
+    noise(400_000, 7)
+}
+
+fn noise(length: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed;
     let mut next = move || {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
         state as u8
     };
-    (0..400_000).map(|_| next()).collect()
+    (0..length).map(|_| next()).collect()
 }
 
 fn cut(blob: &[u8]) -> (Manifest, Vec<Bytes>) {
@@ -122,6 +126,33 @@ async fn chunks_are_for_the_leases_that_need_them() {
     let refused = agent.bulk(Method::PUT, &path(&blob, "chunks"), &order, &[], endless).await;
     assert!(refused.expect(400).message().contains("4294967295"));
     agent.bulk(Method::PUT, &path(&blob, "manifest"), &order, &[], "nonsense").await.expect(400);
+}
+
+#[tokio::test]
+async fn what_is_too_much_is_refused_with_the_limit() {
+    let house = House::start().await;
+    let (agent, order) = building(&house).await;
+    let put = |path: String, body: Vec<u8>| {
+        let (agent, order) = (&agent, &order);
+        async move { agent.bulk(Method::PUT, &path, order, &[], body).await }
+    };
+    let whole = |blob: &[u8]| format!("/artifacts/sha256/{}", Digest::of(blob));
+    let large = noise(1_000_001, 7);
+    for answer in [
+        put(whole(&large), large.clone()).await,
+        put(path(&large, "manifest"), cut(&large).0.encode().to_vec()).await,
+    ] {
+        assert!(answer.expect(413).message().contains("max_artifact_bytes"));
+    }
+    put(whole(&blob()), blob()).await.expect(201);
+    put(path(b"x", "chunks"), framed(&cut(&noise(900_000, 8)).1)).await.expect(204);
+    let more = noise(900_000, 9);
+    for answer in [
+        put(whole(&more), more.clone()).await,
+        put(path(&more, "chunks"), framed(&cut(&more).1)).await,
+    ] {
+        assert!(answer.expect(507).message().contains("max_total_bytes"));
+    }
 }
 
 #[tokio::test]

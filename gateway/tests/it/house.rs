@@ -170,8 +170,12 @@ async fn services(
         svc_scheduler::start(scheduler, svc_scheduler::Config::default()).await.unwrap();
     let scheduler = SchedulerClient::new(inside("/gaia.scheduler.", scheduler.router));
     let artifacts = svc_artifacts::Deps { log: log.clone(), clock: clock.clone() };
-    let config =
-        svc_artifacts::Config { data: data.path().join("artifacts"), ..Default::default() };
+    let config = svc_artifacts::Config {
+        data: data.path().join("artifacts"),
+        max_artifact_bytes: 1_000_000,
+        max_total_bytes: 1_500_000,
+        ..Default::default()
+    };
     let artifacts = svc_artifacts::start(artifacts, config).await.unwrap();
     let logs = svc_logs::Deps { log: log.clone(), clock: clock.clone() };
     let config = svc_logs::Config { data: data.path().join("logs"), ..Default::default() };

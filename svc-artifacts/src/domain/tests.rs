@@ -49,6 +49,20 @@ fn a_blob_is_stored_once() {
 }
 
 #[test]
+fn a_blob_that_is_stored_again_a_day_later_counts_as_new() {
+    const DAY: u64 = 86_400_000;
+    let store = |at| Command::StoreArtifact { digest: blob(1), size: 4, at: Timestamp(at) };
+    let mut given = vec![stored(1, 1)];
+    assert_eq!(decide(&State::replay(&given), store(DAY)), Ok(vec![]));
+    assert_eq!(decide(&State::replay(&given), store(DAY + 1)).unwrap().len(), 1);
+    given.push(submitted(1, 1));
+    assert_eq!(decide(&State::replay(&given), store(DAY + 1)), Ok(vec![]));
+    given.extend([over(1, 2), stored(1, DAY + 1)]);
+    assert!(!goes(&given, DAY));
+    assert!(goes(&given, DAY + 1));
+}
+
+#[test]
 fn a_blob_goes_some_time_after_it_was_stored() {
     assert!(!goes(&[], 99));
     assert!(!goes(&[stored(1, 10)], 9));

@@ -167,6 +167,21 @@ async fn a_chunk_that_rotted_meanwhile_is_asked_for_again() {
 }
 
 #[tokio::test]
+async fn another_list_of_a_damaged_blob_takes_the_place_of_the_first() {
+    let house = House::new();
+    let mut life = house.start().await;
+    let blob = blob(500_000);
+    life.upload(&blob).await;
+    std::fs::remove_file(house.chunk(cut(&blob).0.chunks()[1])).unwrap();
+    life.get(&blob, 0, 0).await.unwrap_err();
+    let others: Vec<_> = blob.chunks(90_000).map(bytes::Bytes::copy_from_slice).collect();
+    let list: Manifest = others.iter().map(|chunk| Chunk::of(chunk)).collect();
+    life.put_chunks(&others).await.unwrap();
+    assert!(life.put_manifest(Digest::of(&blob), &list).await.unwrap().artifact.is_some());
+    assert_eq!(life.get(&blob, 0, 0).await.unwrap(), blob);
+}
+
+#[tokio::test]
 async fn a_quota_counts_what_is_stored_and_each_chunk_once() {
     let house = House::new();
     let config = Config { max_total_bytes: 1_100_000, ..Config::default() };
@@ -190,6 +205,6 @@ async fn a_blob_that_is_too_large_is_refused_by_its_list() {
     let house = House::new();
     let mut life = house.start_with(Config { max_artifact_bytes: 10, ..Config::default() }).await;
     let refused = life.put_manifest(Digest::of(b"x"), &cut(&[1; 11]).0).await.unwrap_err();
-    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert_eq!(refused.code(), Code::OutOfRange);
     assert!(refused.message().contains("max_artifact_bytes"), "{refused}");
 }

@@ -141,6 +141,23 @@ async fn what_a_run_that_has_not_ended_needs_stays() {
 }
 
 #[tokio::test]
+async fn what_is_stored_again_is_kept_as_if_it_were_new() {
+    let (house, mut life) = start().await;
+    let blob = blob(300_000);
+    life.upload(&blob).await;
+    house.later(2 * DAY);
+    life.would_remove(1).await;
+    assert_eq!(life.upload(&blob).await, 0);
+    life.would_remove(0).await;
+    house.later(2 * DAY - HOUR);
+    life.put(&blob).await.unwrap();
+    house.later(HOUR);
+    assert_eq!(life.collect(false).await.artifacts, 0);
+    house.later(2 * DAY);
+    assert_eq!(life.collect(false).await.artifacts, 1);
+}
+
+#[tokio::test]
 async fn what_an_upload_sent_or_counts_on_stays_for_a_day() {
     let (house, mut life) = start().await;
     let (blob, other) = (blob(1_000_000), vec![7; 1_000_000]);

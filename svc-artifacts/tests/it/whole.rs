@@ -97,6 +97,54 @@ async fn an_upload_that_breaks_off_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn an_upload_that_breaks_off_takes_nothing_that_another_counts_on() {
+    let house = House::new();
+    let mut life = house.start().await;
+    let (begin, rest) = (blob(3 << 20), [blob(2 << 20), vec![7; 2 << 20]].concat());
+    let (messages, stream) = mpsc::channel(1);
+    let mut client = life.client.clone();
+    let call = tokio::spawn(async move { client.put_artifact(ReceiverStream::new(stream)).await });
+    messages.send(message(Digest::of(b"never whole"), &begin)).await.unwrap();
+    until(|| house.objects("chunks") > 0).await;
+    life.put(&begin).await.unwrap();
+    let count = house.objects("chunks");
+    // The same chunks again, and some of its own.
+    for piece in [&begin, &rest] {
+        messages.send(message(Digest::of(b"never whole"), piece)).await.unwrap();
+    }
+    until(|| house.objects("chunks") > count).await;
+    call.abort();
+    call.await.unwrap_err();
+    until(|| house.objects("chunks") <= count).await;
+    assert_eq!(house.objects("chunks"), count);
+    assert_eq!(life.get(&begin, 0, 0).await.unwrap(), begin);
+}
+
+#[tokio::test]
+async fn an_upload_does_not_count_on_what_was_lost_meanwhile() {
+    let house = House::new();
+    let mut life = house.start().await;
+    let old = blob(3 << 20);
+    let new = [&old[..], &vec![7; 2 << 20]].concat();
+    life.put(&old).await.unwrap();
+    let count = house.objects("chunks");
+    let (messages, stream) = mpsc::channel(1);
+    let mut client = life.client.clone();
+    let call = tokio::spawn(async move { client.put_artifact(ReceiverStream::new(stream)).await });
+    for piece in [&new[..4 << 20], &new[4 << 20..]] {
+        messages.send(message(Digest::of(&new), piece)).await.unwrap();
+    }
+    until(|| house.objects("chunks") > count).await;
+    std::fs::remove_file(house.chunk(cut(&old).0.chunks()[0])).unwrap();
+    life.get(&old, 0, 0).await.unwrap_err();
+    drop(messages);
+    assert_eq!(call.await.unwrap().unwrap_err().code(), Code::DataLoss);
+    life.put(&new).await.unwrap();
+    assert_eq!(life.get(&new, 0, 0).await.unwrap(), new);
+    assert_eq!(life.get(&old, 0, 0).await.unwrap(), old);
+}
+
+#[tokio::test]
 async fn what_is_stored_is_answered_without_reading_it_again() {
     let house = House::new();
     let mut life = house.start().await;
@@ -153,7 +201,7 @@ async fn a_blob_has_a_largest_size() {
     let mut life = house.start_with(Config { max_artifact_bytes: 10, ..Config::default() }).await;
     assert_eq!(life.put(b"0123456789").await.unwrap().size, 10);
     let refused = life.put(b"0123456789!").await.unwrap_err();
-    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert_eq!(refused.code(), Code::OutOfRange);
     assert!(refused.message().contains("max_artifact_bytes"), "{refused}");
 }
 
