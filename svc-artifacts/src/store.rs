@@ -273,6 +273,8 @@ impl Store {
                 self.delete(key).await?;
             }
         }
+        // It counts on nothing any more, so that whoever comes next is not the second.
+        self.held().pins.retain(|_, pin| pin.by != Some(by));
         Ok(())
     }
 
@@ -314,3 +316,6 @@ impl Drop for Share<'_> {
         held.taken = held.taken.saturating_sub(self.bytes);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -226,6 +226,11 @@ async fn all_blobs_together_have_a_largest_size() {
     life.put(&blob(1001)).await.unwrap_err();
     // Its room is given back in a moment.
     until_async(async || life.put(&third).await.is_ok()).await;
+    life.stop().await;
+    // Lowered, it holds at once, and what is there stays.
+    let mut life = house.start_with(Config { max_total_bytes: 100, ..Config::default() }).await;
+    assert_eq!(life.put(b"x").await.unwrap_err().code(), Code::ResourceExhausted);
+    assert_eq!(life.get(&third, 0, 0).await.unwrap(), third);
 }
 
 #[tokio::test]
