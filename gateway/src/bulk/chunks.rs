@@ -16,7 +16,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, StreamExt, future, stream};
 use http_body_util::{BodyExt, Limited};
 use ids::Digest;
 use proto::artifacts::v1::{
@@ -25,6 +25,7 @@ use proto::artifacts::v1::{
 };
 use serde::Deserialize;
 use serde_json::json;
+use tokio::sync::oneshot;
 use tonic::Status;
 
 use super::artifacts::{created, may_read, not_taken, writable};
@@ -34,7 +35,6 @@ use crate::{
     gate::Gate,
     peer::WorkerPeer,
     rest::{Params, Query},
-    upload,
 };
 
 /// Most ranges of one request.
@@ -116,11 +116,21 @@ pub(crate) async fn write(
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     writable(&run, &params)?;
-    let upload = upload::upload(Box::pin(chunks(body)));
+    let (tell, fault) = oneshot::channel();
+    let mut tell = Some(tell);
+    // Each chunk is whole by itself: those before a fault, or before the client went away, are kept.
+    let chunks = chunks(body).scan((), move |(), chunk| {
+        let whole = chunk.map_err(|status| tell.take().map(|tell| tell.send(status)));
+        future::ready(whole.ok())
+    });
     let mut artifacts = gate.artifacts();
-    let stored = upload::outcome(artifacts.put_chunks(upload.parts), upload.fault).await;
+    let storing = tokio::spawn(async move { artifacts.put_chunks(chunks).await });
+    let stored = storing.await.map_err(|fault| Status::internal(fault.to_string()))?;
     stored.map_err(not_taken)?;
-    Ok(StatusCode::NO_CONTENT)
+    match fault.await {
+        Ok(status) => Err(status.into()),
+        Err(_) => Ok(StatusCode::NO_CONTENT),
+    }
 }
 
 /// The chunks of a body, as they arrive.
