@@ -1,7 +1,7 @@
 //! Every bound on what a peer may make us hold or wait for, and why it is what it is.
 //!
 //! The libraries' defaults are not used silently: hyper has no limit on handshakes, quinn's
-//! connection window is unbounded.
+//! connection window is unbounded. `docs/limits.md` lists them all; a test compares.
 
 use identity::Peer;
 use std::{sync::Arc, time::Duration};
@@ -40,11 +40,18 @@ pub(crate) const CONNECTIONS: usize = 20_000;
 /// from forged addresses costs nothing.
 pub(crate) const UNPROVEN_HANDSHAKES: usize = 64;
 
+/// QUIC handshakes that nobody has looked at yet, and what each of them, and all, may send meanwhile.
+pub(crate) const UNACCEPTED: usize = 1024;
+pub(crate) const UNACCEPTED_BYTES: u64 = 64 << 10;
+pub(crate) const UNACCEPTED_TOTAL: u64 = 16 << 20;
+
 /// Streams that were reset at once before the connection is closed ("rapid reset", CVE-2023-44487).
 pub(crate) const RESETS: usize = 64;
 
 /// One stream's window: 80 Mbit/s at 100 ms.
 pub(crate) const STREAM_WINDOW: u32 = 1 << 20;
+/// What waits in a stream of HTTP/2 to be sent: what a slow reader costs.
+pub(crate) const SEND_BUFFER: usize = 400 << 10;
 /// What quinn keeps for retransmission: 1 Gbit/s at 100 ms.
 const SEND_WINDOW: u64 = 16 << 20;
 
@@ -82,4 +89,67 @@ pub(crate) fn quic(streams: u32, connection_window: u32) -> Arc<quinn::Transport
         .send_window(SEND_WINDOW)
         .datagram_receive_buffer_size(None);
     Arc::new(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seconds, milliseconds or bytes, as people write them.
+    fn time(value: Duration) -> String {
+        match value.as_millis() {
+            millis if millis % 1000 == 0 => format!("{} s", millis / 1000),
+            millis => format!("{millis} ms"),
+        }
+    }
+
+    fn bytes(value: u64) -> String {
+        match value >> 20 {
+            0 => format!("{} KiB", value >> 10),
+            mebibytes => format!("{mebibytes} MiB"),
+        }
+    }
+
+    fn number(value: u64) -> String {
+        match value {
+            0..1000 => value.to_string(),
+            _ => format!("{},{:03}", value / 1000, value % 1000),
+        }
+    }
+
+    #[test]
+    fn the_page_about_the_limits_is_true() {
+        let known = Peer::Service(String::new());
+        let rows = [
+            ("`HANDSHAKE`", time(HANDSHAKE)),
+            ("`KEEP_ALIVE`", time(KEEP_ALIVE)),
+            ("`KEEP_ALIVE_ANSWER`", time(KEEP_ALIVE_ANSWER)),
+            ("`IDLE`", time(IDLE)),
+            ("`GRACE`", time(GRACE)),
+            ("`FAREWELL`", time(FAREWELL)),
+            ("`HTTP3_HEAD_START`", time(HTTP3_HEAD_START)),
+            ("`HTTP3_LAST_CHANCE`", time(HTTP3_LAST_CHANCE)),
+            ("`HTTP3_RETRY`", time(HTTP3_RETRY)),
+            ("calls at once, unknown peer", number(streams(&Peer::Anonymous).into())),
+            ("calls at once, worker or service", number(streams(&known).into())),
+            ("`UNI_STREAMS`", number(UNI_STREAMS.into())),
+            ("`RESETS`", number(RESETS as u64)),
+            ("`STREAM_WINDOW`", bytes(STREAM_WINDOW.into())),
+            ("connection window, unknown peer", bytes(connection_window(&Peer::Anonymous).into())),
+            ("connection window, worker or service", bytes(connection_window(&known).into())),
+            ("`SEND_WINDOW`", bytes(SEND_WINDOW)),
+            ("`SEND_BUFFER`", bytes(SEND_BUFFER as u64)),
+            ("`HEADERS`", bytes(HEADERS.into())),
+            ("`UNACCEPTED`", number(UNACCEPTED as u64)),
+            ("`UNACCEPTED_BYTES`", bytes(UNACCEPTED_BYTES)),
+            ("`UNACCEPTED_TOTAL`", bytes(UNACCEPTED_TOTAL)),
+            ("`CONNECTIONS`", number(CONNECTIONS as u64)),
+            ("`UNPROVEN_HANDSHAKES`", number(UNPROVEN_HANDSHAKES as u64)),
+        ];
+        let page = include_str!("../../docs/limits.md");
+        for (name, value) in rows {
+            let row = format!("\n| {name} | {value} | ");
+            assert!(page.contains(&row), "docs/limits.md has no row `{}`", row.trim());
+        }
+    }
 }

@@ -32,6 +32,7 @@ pub(super) async fn connect(
         .initial_stream_window_size(limits::STREAM_WINDOW)
         .initial_connection_window_size(window)
         .max_header_list_size(limits::HEADERS)
+        .max_send_buf_size(limits::SEND_BUFFER)
         .keep_alive_interval(limits::KEEP_ALIVE)
         .keep_alive_timeout(limits::KEEP_ALIVE_ANSWER)
         .keep_alive_while_idle(true)

@@ -33,6 +33,9 @@ pub(super) fn start(
             limits::streams(&anonymous),
             limits::connection_window(&anonymous),
         ))
+        .max_incoming(limits::UNACCEPTED)
+        .incoming_buffer_size(limits::UNACCEPTED_BYTES)
+        .incoming_buffer_size_total(limits::UNACCEPTED_TOTAL)
         .migration(true);
     let mut config = EndpointConfig::new(Arc::new(ResetKey::new(credentials)));
     config.cid_generator(|| Box::new(RandomIds));

@@ -151,7 +151,11 @@ async fn answer(
 
 fn builder(peer: &Peer) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits::HANDSHAKE);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits::HANDSHAKE)
+        .max_buf_size(limits::HEADERS as usize);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -161,6 +165,7 @@ fn builder(peer: &Peer) -> auto::Builder<TokioExecutor> {
         .max_header_list_size(limits::HEADERS)
         .initial_stream_window_size(limits::STREAM_WINDOW)
         .initial_connection_window_size(limits::connection_window(peer))
+        .max_send_buf_size(limits::SEND_BUFFER)
         .keep_alive_interval(limits::KEEP_ALIVE)
         .keep_alive_timeout(limits::KEEP_ALIVE_ANSWER);
     builder

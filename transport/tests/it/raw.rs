@@ -1,11 +1,19 @@
-//! A client that speaks HTTP/3 badly, byte by byte.
+//! Clients that look at the bytes: what they are told, and what becomes of those that do it badly.
 
 use crate::{
-    house::{House, Way, reaches, soon},
+    house::{House, Way, authority, reaches, soon},
     vehicle::rpc::{HeadRequest, vehicle_client::VehicleClient},
 };
+use futures::FutureExt;
 use quinn::crypto::rustls::QuicClientConfig;
-use std::sync::Arc;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use std::{collections::HashMap, sync::Arc};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_rustls::TlsConnector;
 
 /// `POST /protobuf.Worker/StreamLogs` in QPACK's static table and literals (RFC 9204).
 fn headers() -> Vec<u8> {
@@ -79,5 +87,110 @@ async fn a_client_that_talks_nonsense_harms_nobody_else() {
         send.finish().unwrap();
         drop(soon(receive.read_to_end(10_000)).await);
         soon(client.head(HeadRequest {})).await.unwrap();
+    }
+}
+
+/// One without a certificate, and a service.
+fn peers(house: &House) -> [ClientConfig; 2] {
+    let anonymous = identity::anonymous_client_tls(&authority().ca_pem()).unwrap();
+    [anonymous, identity::client_tls(&house.credentials).unwrap()]
+}
+
+fn server_name() -> ServerName<'static> {
+    ServerName::try_from("svc-test").unwrap()
+}
+
+fn over_quic(mut tls: ClientConfig) -> quinn::ClientConfig {
+    tls.alpn_protocols = vec![b"h3".to_vec()];
+    quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()))
+}
+
+/// The settings of HTTP/2 by their numbers (RFC 9113, section 6.5.2), and the connection's window.
+async fn told(house: &House, mut tls: ClientConfig) -> (HashMap<u16, u32>, u32) {
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = TcpStream::connect(house.address).await.unwrap();
+    let connecting = TlsConnector::from(Arc::new(tls)).connect(server_name(), stream);
+    let mut stream = connecting.await.unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+    let (mut settings, mut window) = (HashMap::new(), 65_535);
+    while settings.is_empty() || window == 65_535 {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let mut payload = vec![0; length];
+        stream.read_exact(&mut payload).await.unwrap();
+        match head[3] {
+            4 => settings.extend(payload.as_chunks::<6>().0.iter().map(|[a, b, value @ ..]| {
+                (u16::from_be_bytes([*a, *b]), u32::from_be_bytes(*value))
+            })),
+            8 => window += u32::from_be_bytes(payload[..].try_into().unwrap()),
+            _ => {}
+        }
+    }
+    (settings, window)
+}
+
+#[tokio::test]
+async fn what_a_client_may_send_is_told_at_the_beginning() {
+    let house = House::open().await;
+    let limits = [(256, 16 << 20), (1024, 128 << 20)];
+    for (tls, (streams, connection_window)) in peers(&house).into_iter().zip(limits) {
+        let (settings, window) = soon(told(&house, tls.clone())).await;
+        // MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_HEADER_LIST_SIZE.
+        let told = [3, 4, 6].map(|setting| settings[&setting]);
+        assert_eq!((told, window), ([streams, 1 << 20, 64 << 10], connection_window));
+
+        let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+        let connecting = endpoint.connect_with(over_quic(tls), house.address, "svc-test").unwrap();
+        let connection = soon(connecting).await.unwrap();
+        let mut calls = vec![];
+        // Who is known may open more as soon as it is known.
+        for _ in 0..streams {
+            calls.push(soon(connection.open_bi()).await.unwrap());
+        }
+        assert!(connection.open_bi().now_or_never().is_none(), "more than {streams}");
+        let open = || connection.open_uni().now_or_never();
+        let others: Vec<_> = std::iter::from_fn(open).collect();
+        assert_eq!(others.len(), 8);
+    }
+}
+
+/// A request that came before the end of the handshake could be a repetition of somebody's.
+#[tokio::test]
+async fn no_request_is_taken_before_the_handshake_is_over() {
+    let house = House::open().await;
+    let [_, mut tls] = peers(&house);
+    // One that would gladly begin early.
+    tls.resumption = rustls::client::Resumption::in_memory_sessions(8);
+    tls.enable_early_data = true;
+    let quic = over_quic(tls.clone());
+    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    for _ in 0..3 {
+        let connecting = endpoint.connect_with(quic.clone(), house.address, "svc-test").unwrap();
+        let connecting = connecting.into_0rtt().err().expect("nothing says that one may");
+        let connection = soon(connecting).await.unwrap();
+        let mut control = connection.open_uni().await.unwrap();
+        control.write_all(&[0, 4, 0]).await.unwrap();
+        // Whatever comes with the handshake has come once there is an answer.
+        let (mut send, mut receive) = connection.open_bi().await.unwrap();
+        send.write_all(&headers()).await.unwrap();
+        send.finish().unwrap();
+        soon(receive.read_to_end(10_000)).await.unwrap();
+        connection.close(0_u8.into(), b"");
+    }
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let tls = Arc::new(tls);
+    for _ in 0..3 {
+        let stream = TcpStream::connect(house.address).await.unwrap();
+        let mut stream =
+            TlsConnector::from(tls.clone()).connect(server_name(), stream).await.unwrap();
+        let request = b"GET /whoami HTTP/1.1\r\nhost: svc-test\r\nconnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut answer = vec![];
+        soon(stream.read_to_end(&mut answer)).await.unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+        let mut next = rustls::ClientConnection::new(tls.clone(), server_name()).unwrap();
+        assert!(next.early_data().is_none());
     }
 }
