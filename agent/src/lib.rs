@@ -3,7 +3,7 @@
 //! In reading order: [`Config`]; `home`, the folder on disk; `join`, how an identity is got, and `renew`,
 //! how it is kept; `session` keeps the server's orders coming; `desk` holds the table of attempts; `attempt` is one of them from
 //! order to last report, by way of `run` or `build`. What these use: `primary` and `http` to talk to
-//! the server, `cache`, `assembly`, `upload` and `prepare` for binaries, `spool`, `mask`, `shipping` and `leftovers` for logs, `report`
+//! the server, `cache`, `assembly`, `upload`, `unpack` and `prepare` for binaries, `spool`, `mask`, `shipping` and `leftovers` for logs, `report`
 //! for progress, `command` for tools, and [`runtime`] to host the pipeline itself.
 //!
 //! Invariants: an attempt ends in one last report, and that only after its whole log was acknowledged;
@@ -40,6 +40,7 @@ mod shipping;
 mod site;
 mod spool;
 mod stop;
+mod unpack;
 mod upload;
 mod workshop;
 

@@ -10,6 +10,7 @@ use std::{
 };
 
 use ids::Digest;
+use tokio::task::spawn_blocking;
 
 use crate::{
     command::Step,
@@ -19,6 +20,7 @@ use crate::{
     runtime::Launch,
     site::Site,
     stop::Trouble,
+    unpack::{MOST, UnpackError, unpack},
     workshop::Workshop,
 };
 
@@ -161,8 +163,14 @@ async fn node_install(
 ) -> Result<(), Trouble> {
     let source = dir.join("source");
     make_dir(&source).map_err(|error| Trouble::io("preparing the pipeline", error))?;
-    let unpack = Step::new(NAME, "tar", &source).args(["--no-same-owner", "-xzf"]).args([binary]);
-    unpack.run(site).await?;
+    site.log.note(format!("{NAME}: unpacking the sources")).await;
+    let (archive, folder) = (binary.to_owned(), source.clone());
+    let unpacking = spawn_blocking(move || unpack(&archive, &folder, MOST));
+    let unpacked = unpacking.await.expect("unpacking neither panics nor is aborted");
+    unpacked.map_err(|error| match error {
+        UnpackError::Disk(error) => Trouble::io("unpacking the sources", error),
+        error => Trouble::Pipeline(error.to_string()),
+    })?;
     Step::new(NAME, "npm", &source)
         .args(["install", "--no-audit", "--no-fund"])
         .env("npm_config_cache", workshop.home.tools("npm"))
