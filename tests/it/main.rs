@@ -8,6 +8,7 @@ mod logs;
 mod loss;
 mod python;
 mod tidy;
+mod transfers;
 mod trust;
 
 use std::path::Path;

@@ -168,6 +168,26 @@ async fn what_is_larger_than_the_cache_is_not_downloaded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_full_is_told_and_the_run_can_go_elsewhere() {
+    let test = Fixture::new().await;
+    let agent = test.agent();
+    test.peer.wait("a session", |seen| seen.sessions.first().cloned()).await;
+    let order = test.order("greets");
+    let digest = ids::Digest::try_from(&order.sha_sum[..]).unwrap();
+    let part = test.config.home.join("cache").join(format!("{digest}.part"));
+    std::os::unix::fs::symlink("/dev/full", &part).unwrap();
+    test.peer.order(&order).await;
+    let end = test.peer.ended(&order).await;
+    assert_eq!(end.status, "reschedule");
+    assert!(end.reason.contains("writing the binary"), "{}", end.reason);
+    assert!(!part.is_symlink(), "what is half there takes no room");
+    let again = test.order("greets");
+    test.peer.order(&again).await;
+    assert_eq!(test.peer.ended(&again).await.status, "success");
+    agent.drained().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_agent_had_downloaded_is_not_fetched_twice_or_believed() {
     let test = Fixture::new().await;
     let agent = test.agent();
