@@ -57,12 +57,24 @@ impl Processes {
         arguments: &[OsString],
         environment: &[(&str, &str)],
     ) -> Result<()> {
+        let program = self.program.clone();
+        self.start_program(&program, name, arguments, environment)
+    }
+
+    /// Starts another program, which is watched like this one.
+    pub fn start_program(
+        &mut self,
+        program: &Path,
+        name: &str,
+        arguments: &[OsString],
+        environment: &[(&str, &str)],
+    ) -> Result<()> {
         let errors = File::options()
             .create(true)
             .append(true)
             .open(self.log_of(name))
             .with_context(|| format!("open the log of {name}"))?;
-        let child = Command::new(&self.program)
+        let child = Command::new(program)
             .args(arguments)
             .envs(environment.iter().copied())
             .stdin(Stdio::null())

@@ -12,7 +12,7 @@ use proto::{
     scheduler::v1::scheduler_client::SchedulerClient,
 };
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     host::main("gateway", |host: Host, config: Config| async move {
         let router = gateway::router(deps(host)?, config);
         // It has no task that could fail: it ends when it is asked to.

@@ -8,7 +8,7 @@ use std::{env, process::ExitCode};
 use secrecy::ExposeSecret as _;
 use svc_access::{Config, Deps, start};
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     host::main("svc-access", |host, config: Config| async move {
         let deps = Deps {
             master_key: host.master_key()?,

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use svc_logs::{Config, Deps, start};
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     host::main("svc-logs", |host, mut config: Config| async move {
         config.data = host.data.join(config.data);
         let service = start(Deps { log: host.log, clock: host.clock }, config).await?;

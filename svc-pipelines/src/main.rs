@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use proto::scheduler::v1::scheduler_client::SchedulerClient;
 use svc_pipelines::{Config, Deps, start};
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     host::main("svc-pipelines", |host, config: Config| async move {
         let deps = Deps {
             scheduler: SchedulerClient::new(host.scheduler()?),

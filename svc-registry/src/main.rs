@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use identity::Authority;
 use svc_registry::{Config, Deps, start};
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     host::main("svc-registry", |host, config: Config| async move {
         let deps = Deps {
             authority: Authority::open_or_create(&host.data.join("ca"))?,

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use svc_scheduler::{Config, Deps, Seat, start_in_seat};
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     host::main("svc-scheduler", |host, config: Config| async move {
         let address = match &config.address {
             Some(address) => address.clone(),

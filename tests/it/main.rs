@@ -3,6 +3,8 @@
 mod certificates;
 mod clients;
 mod control;
+mod disk;
+mod faults;
 mod input;
 mod logs;
 mod loss;

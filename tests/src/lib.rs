@@ -1,7 +1,11 @@
 //! The cluster harness: a real server and real agents as processes, over real mTLS, with their data in
-//! a temporary folder. The stories that use it are in `it/`.
+//! a temporary folder. The stories that use it are in `it/`. `house` has every service as a process of its
+//! own.
+
+mod house;
 
 use std::{
+    collections::HashMap,
     ffi::OsString,
     fs,
     future::Future,
@@ -22,6 +26,8 @@ use tempfile::TempDir;
 use tokio::time::{Instant, interval};
 use transport::Protocols;
 
+pub use house::Setting;
+
 /// How long a story waits for something before it fails. Generous: the machine may be busy.
 const DEADLINE: Duration = Duration::from_secs(90);
 
@@ -41,6 +47,8 @@ pub struct Cluster {
     folder: TempDir,
     /// Further arguments of the server.
     arguments: Vec<String>,
+    /// Services that are processes of their own.
+    launches: HashMap<String, house::Launch>,
 }
 
 impl Cluster {
@@ -56,9 +64,9 @@ impl Cluster {
         let arguments: Vec<_> = arguments.iter().map(ToString::to_string).collect();
         let mut processes = Processes::new(program, &folder.path().join("said"))?;
         let (url, client) = serve(&mut processes, folder.path(), "127.0.0.1:0", &arguments).await?;
-        let secret = json!({ "key": SECRET_KEY, "value": SECRET });
-        client.call(Method::POST, "/api/v1/secret", Some(&secret)).await?;
-        Ok(Self { processes, client, url, folder, arguments })
+        keep_secret(&client).await?;
+        let launches = HashMap::new();
+        Ok(Self { processes, client, url, folder, arguments, launches })
     }
 
     pub fn url(&self) -> &str {
@@ -136,6 +144,11 @@ impl Cluster {
     /// Kills a process as a power cut would.
     pub async fn kill(&mut self, name: &str) -> Result<()> {
         self.processes.kill(name).await
+    }
+
+    /// What a process has written to standard error.
+    pub fn words_of(&self, name: &str) -> String {
+        self.processes.said(name)
     }
 
     /// Ends a process politely, and waits for it.
@@ -269,6 +282,12 @@ impl Cluster {
             None => bail!("waited in vain until {what}"),
         }
     }
+}
+
+async fn keep_secret(client: &Client) -> Result<()> {
+    let secret = json!({ "key": SECRET_KEY, "value": SECRET });
+    client.call(Method::POST, "/api/v1/secret", Some(&secret)).await?;
+    Ok(())
 }
 
 async fn serve(

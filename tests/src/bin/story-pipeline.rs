@@ -4,7 +4,7 @@
 //! Begin ─── Work ─── End
 //! ```
 //!
-//! `lines`: how many lines Work prints. `gate`: Work waits until this file exists. `fail`: Work fails.
+//! `lines`: how many lines Work prints, of at least `width` bytes each, over `seconds`. `gate`: Work waits until this file exists. `fail`: Work fails.
 //! `leak`: Work prints the vault secret `STORY_SECRET`.
 
 use std::{path::Path, process::ExitCode, time::Duration};
@@ -19,6 +19,10 @@ fn main() -> ExitCode {
             .after("Begin")
             .text("lines", "Lines to print")
             .default("1")
+            .text("width", "Bytes of each line, at least")
+            .default("0")
+            .text("seconds", "Over how long they are printed")
+            .default("0")
             .text("gate", "File to wait for; `none` waits for nothing")
             .default("none")
             .flag("fail", "Fail on purpose")
@@ -35,10 +39,7 @@ async fn begin(_: Ctx) -> JobResult {
 }
 
 async fn work(ctx: Ctx) -> JobResult {
-    let lines: usize = ctx.get("lines")?;
-    for line in 0..lines {
-        println!("line {line} of {lines}");
-    }
+    print_lines(&ctx).await?;
     if ctx.flag("leak") {
         let secret = ctx.text("STORY_SECRET")?;
         println!("the secret has {} bytes: {secret}", secret.len());
@@ -53,6 +54,21 @@ async fn work(ctx: Ctx) -> JobResult {
     }
     if ctx.flag("fail") {
         return Err(Stop::fail("told to fail by the argument `fail`"));
+    }
+    Ok(())
+}
+
+async fn print_lines(ctx: &Ctx) -> JobResult {
+    let (lines, width, seconds): (usize, usize, usize) =
+        (ctx.get("lines")?, ctx.get("width")?, ctx.get("seconds")?);
+    // Ten portions a second.
+    let portion = lines.div_ceil((10 * seconds).max(1)).max(1);
+    for line in 0..lines {
+        let text = format!("line {line} of {lines}");
+        println!("{text:.<width$}");
+        if seconds > 0 && line % portion == portion - 1 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
     Ok(())
 }
