@@ -176,7 +176,9 @@ async fn check(cluster: &Cluster, load: &Load, id: &str, tally: &mut Tally) -> R
     for attempt in &run.attempts {
         tally.attempts += 1;
         let is_last = attempt.attempt == run.attempts.len() as u32;
-        let log = log_of(cluster, &run, attempt.attempt).await?;
+        // A service that was killed last may not answer yet.
+        let look = async || log_of(cluster, &run, attempt.attempt).await.map(Some);
+        let log = cluster.until("the log can be read", look).await?;
         let Some((sealed, bytes)) = log else {
             ensure!(!is_last, "the last attempt has no log");
             tally.without_log += 1;

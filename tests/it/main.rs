@@ -8,6 +8,7 @@ mod faults;
 mod input;
 mod logs;
 mod loss;
+mod network;
 mod python;
 mod tidy;
 mod transfers;

@@ -1,8 +1,9 @@
 //! The cluster harness: a real server and real agents as processes, over real mTLS, with their data in
 //! a temporary folder. The stories that use it are in `it/`. `house` has every service as a process of its
-//! own.
+//! own; `line` is a bad network.
 
 mod house;
+pub mod line;
 
 use std::{
     collections::HashMap,
@@ -59,11 +60,16 @@ impl Cluster {
 
     /// The same with further arguments for the server.
     pub async fn start_with(program: &Path, arguments: &[&str]) -> Result<Self> {
+        Self::start_at(program, "127.0.0.1:0", arguments).await
+    }
+
+    /// The same, where the server listens.
+    pub async fn start_at(program: &Path, listen: &str, arguments: &[&str]) -> Result<Self> {
         identity::install_crypto();
         let folder = tempfile::Builder::new().prefix("gaia-story-").tempdir()?;
         let arguments: Vec<_> = arguments.iter().map(ToString::to_string).collect();
         let mut processes = Processes::new(program, &folder.path().join("said"))?;
-        let (url, client) = serve(&mut processes, folder.path(), "127.0.0.1:0", &arguments).await?;
+        let (url, client) = serve(&mut processes, folder.path(), listen, &arguments).await?;
         keep_secret(&client).await?;
         let launches = HashMap::new();
         Ok(Self { processes, client, url, folder, arguments, launches })
@@ -106,17 +112,41 @@ impl Cluster {
 
     /// Starts an agent with this join token, without waiting for it.
     pub fn launch_agent_by(&mut self, name: &str, token: &str, arguments: &[&str]) -> Result<()> {
+        let words = self.agent_words(name, &self.url, arguments);
+        self.processes.start(name, &words, &[("GAIA_JOIN_TOKEN", token)])
+    }
+
+    fn agent_words(&self, name: &str, server: &str, arguments: &[&str]) -> Vec<OsString> {
         let mut words: Vec<OsString> = vec![
             "agent".into(),
             "--name".into(),
             name.into(),
             "--server".into(),
-            self.url.clone().into(),
+            server.into(),
             "--home".into(),
             self.home(name).into(),
         ];
         words.extend(arguments.iter().map(OsString::from));
-        self.processes.start(name, &words, &[("GAIA_JOIN_TOKEN", token)])
+        words
+    }
+
+    /// Starts an agent at the other end of a line, without waiting for it. The server must listen
+    /// everywhere.
+    pub async fn launch_agent_behind(
+        &mut self,
+        line: &line::Line,
+        program: &Path,
+        name: &str,
+        arguments: &[&str],
+    ) -> Result<()> {
+        let token = gaia::command::trust::token(&self.client, &NewToken::default()).await?.token;
+        let (_, port) = self.url.rsplit_once(':').context("the server has a port")?;
+        let server = format!("https://{}:{port}", line.address());
+        let [ip, prefix @ ..] = line.prefix();
+        let mut words: Vec<OsString> = prefix.map(OsString::from).into();
+        words.push(program.into());
+        words.extend(self.agent_words(name, &server, arguments));
+        self.processes.start_program(Path::new(ip), name, &words, &[("GAIA_JOIN_TOKEN", &token)])
     }
 
     /// Waits until a process has written this to standard error.
@@ -303,10 +333,11 @@ async fn serve(
         "--data".into(),
         folder.join("server").into(),
         "--prevent-primary-work".into(),
-        // Longer than a QUIC client needs to notice that its server is another process now.
-        "--worker-grace".into(),
-        "8".into(),
     ];
+    if !arguments.iter().any(|argument| argument == "--worker-grace") {
+        // Longer than a QUIC client needs to notice that its server is another process now.
+        words.extend(["--worker-grace".into(), "8".into()]);
+    }
     words.extend(arguments.iter().map(OsString::from));
     processes.start("server", &words, &[("GAIA_ADMIN_PASSWORD", PASSWORD)])?;
     let url = processes.line("server", "gaia is ready at ").await?;
