@@ -155,7 +155,7 @@ const STREAMS: &[(&str, &[&str])] = &[
         "svc-registry",
         &["worker-", "environment-", "registration", "jointoken-", "certificate-", "authority"],
     ),
-    ("svc-scheduler", &["run-", "limit-", "scheduler-"]),
+    ("svc-scheduler", &["run-", "limit-", "numbers-", "scheduler-"]),
     ("svc-artifacts", &["artifact-"]),
     ("svc-logs", &["runlog-"]),
     ("svc-pipelines", &["pipeline-"]),
@@ -345,6 +345,7 @@ mod tests {
     fn a_service_appends_to_its_own_streams_alone() {
         assert!(may_append("svc-scheduler", "run-1"));
         assert!(may_append("svc-scheduler", "limit-pipeline-1"));
+        assert!(may_append("svc-scheduler", "numbers-1"));
         for (service, stream) in [
             ("svc-scheduler", "runlog-1"),
             ("svc-logs", "run-1"),

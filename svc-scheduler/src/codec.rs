@@ -1,7 +1,7 @@
 //! Events to and from their stored form.
 //!
-//! Reads every version ever written, writes the newest. Own events are in `run-*` and `limit-*`; of `worker-*` only
-//! what placing runs needs is read.
+//! Reads every version ever written, writes the newest. Own events are in `run-*`, `limit-*` and
+//! `numbers-*`; of `worker-*` only what placing runs needs is read.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use eventlog::{
     DecodeError, Recorded,
     owner::{Encoded, check_version},
 };
-use ids::{Attempt, JobId, RunNumber, Timestamp};
+use ids::{Attempt, JobId, PipelineId, RunNumber, Timestamp};
 use prost::Message;
 use proto::{
     registry::events::v1 as registry,
@@ -23,6 +23,9 @@ use crate::{
 
 pub(crate) const RUNS: &str = "run-";
 pub(crate) const LIMITS: &str = "limit-";
+pub(crate) const NUMBERS: &str = "numbers-";
+/// Beginnings of the names of the streams that the scheduler writes, but for the elections.
+pub(crate) const OWN: &[&str] = &[RUNS, LIMITS, NUMBERS];
 pub(crate) const WORKERS: &str = "worker-";
 
 pub(crate) fn stream(event: &Event) -> String {
@@ -32,6 +35,7 @@ pub(crate) fn stream(event: &Event) -> String {
 pub(crate) fn subject_stream(subject: Subject<'_>) -> String {
     match subject {
         Subject::Run(run) => format!("{RUNS}{run}"),
+        Subject::Numbers(pipeline) => format!("{NUMBERS}{pipeline}"),
         Subject::Gate(Gate::Pipeline(id)) => format!("{LIMITS}pipeline-{id}"),
         Subject::Gate(Gate::Group(name)) => format!("{LIMITS}group-{name}"),
     }
@@ -40,15 +44,16 @@ pub(crate) fn subject_stream(subject: Subject<'_>) -> String {
 pub(crate) fn encode(event: &Event) -> Encoded {
     let run_id = event.run().map(|run| run.to_string()).unwrap_or_default();
     let (event_type, data) = match event {
+        Event::RunNumbered { pipeline, number, run, at } => {
+            let (pipeline_id, number, run_id) = (pipeline.0, number.0, run.to_string());
+            let stored = stored::RunNumbered { pipeline_id, number, run_id, at: at.0 };
+            ("RunNumbered", stored.encode_to_vec())
+        }
         Event::RunSubmitted { number, spec, start_reason, started_by, at, .. } => {
-            let stored = stored::RunSubmitted {
-                run_id,
-                number: number.0,
-                spec: Some(wire::spec(spec)),
-                start_reason: start_reason.clone(),
-                started_by: started_by.clone(),
-                at: at.0,
-            };
+            let (number, spec, at) = (number.0, Some(wire::spec(spec)), at.0);
+            let (start_reason, started_by) = (start_reason.clone(), started_by.clone());
+            let stored =
+                stored::RunSubmitted { run_id, number, spec, start_reason, started_by, at };
             ("RunSubmitted", stored.encode_to_vec())
         }
         Event::RunAssigned { attempt, worker, token, at, .. } => {
@@ -112,7 +117,7 @@ pub(crate) fn encode(event: &Event) -> Encoded {
 /// The newest version of each stored form.
 fn version(event: &Event) -> u32 {
     match event {
-        Event::RunSubmitted { .. } => 5,
+        Event::RunSubmitted { .. } => 6,
         Event::RunRequeued { .. } => 2,
         _ => 1,
     }
@@ -128,7 +133,7 @@ fn outcome_state(outcome: Outcome) -> pb::RunState {
 /// The fact that an event of the log stands for; `None`: not one that the scheduler needs.
 pub fn decode(recorded: &Recorded) -> Result<Option<Fact>, DecodeError> {
     let (event_type, data) = (&*recorded.event.event_type, &recorded.event.data[..]);
-    let is_own = [RUNS, LIMITS].iter().any(|own| recorded.stream.starts_with(own));
+    let is_own = OWN.iter().any(|own| recorded.stream.starts_with(own));
     if !is_own && !recorded.stream.starts_with(WORKERS) {
         return Ok(None);
     }
@@ -159,6 +164,12 @@ enum Unreadable {
 fn decode_own(event_type: &str, data: &[u8]) -> Result<Option<Event>, Unreadable> {
     Ok(Some(match event_type {
         "RunSubmitted" => run_submitted(stored::RunSubmitted::decode(data)?)?,
+        "RunNumbered" => {
+            let stored::RunNumbered { pipeline_id, number, run_id, at } =
+                stored::RunNumbered::decode(data)?;
+            let (pipeline, number) = (PipelineId(pipeline_id), RunNumber(number));
+            Event::RunNumbered { pipeline, number, run: run_id.parse()?, at: Timestamp(at) }
+        }
         "RunAssigned" => run_assigned(stored::RunAssigned::decode(data)?)?,
         "RunStarted" => {
             let stored::RunStarted { run_id, attempt, at } = stored::RunStarted::decode(data)?;

@@ -17,6 +17,7 @@
 //! - A worker never holds more runs than slots because of an assignment.
 //! - A queue is never scanned: runs that ask for the same wait in one line ([`queue`]).
 //! - No more runs of a pipeline or group are on workers than its limit says ([`limit`]).
+//! - No two runs of a pipeline have the same number, whoever submitted them ([`number`]).
 //! - Events of different streams may be folded in any order: the state of a run, of a worker, and of
 //!   every index depends only on the order within each stream.
 //! - This module does no IO and reads no clock. Time and fresh tokens come inside the command, and so
@@ -25,6 +26,7 @@
 mod assign;
 mod explain;
 mod limit;
+mod number;
 mod policy;
 mod queue;
 mod report;
@@ -37,7 +39,7 @@ mod worker;
 
 use std::sync::Arc;
 
-use ids::{Attempt, JobId, LeaseToken, RunId, RunNumber, Timestamp, WorkerId};
+use ids::{Attempt, JobId, LeaseToken, PipelineId, RunId, RunNumber, Timestamp, WorkerId};
 
 use retry::{Loss, end_attempt};
 
@@ -89,6 +91,10 @@ pub enum Command {
     EnforceLimits {
         at: Timestamp,
     },
+    /// Claims numbers for runs that were submitted and have none.
+    NumberRuns {
+        at: Timestamp,
+    },
     /// Lets delayed runs go whose time has come.
     ReleaseDue {
         at: Timestamp,
@@ -135,11 +141,19 @@ pub enum Command {
     },
 }
 
-/// A fact about a run, or about a limit. It happened, is never refused, and is stored for ever.
+/// A fact about a run, a limit, or the numbers of a pipeline's runs. It happened, is never refused, and is stored for ever.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
+    /// The run has this number, whether it is submitted yet or not.
+    RunNumbered {
+        pipeline: PipelineId,
+        number: RunNumber,
+        run: RunId,
+        at: Timestamp,
+    },
     RunSubmitted {
         run: RunId,
+        /// 0 but in old versions.
         number: RunNumber,
         spec: Arc<RunSpec>,
         start_reason: String,
@@ -235,6 +249,7 @@ impl Event {
     pub const fn subject(&self) -> Subject<'_> {
         match self {
             Self::LimitChanged { gate, .. } => Subject::Gate(gate),
+            Self::RunNumbered { pipeline, .. } => Subject::Numbers(*pipeline),
             Self::RunSubmitted { run, .. }
             | Self::RunAssigned { run, .. }
             | Self::RunStarted { run, .. }
@@ -248,12 +263,12 @@ impl Event {
         }
     }
 
-    /// `None`: it is about a limit.
+    /// `None`: it is about a limit or numbers.
     #[must_use]
     pub const fn run(&self) -> Option<RunId> {
         match self.subject() {
             Subject::Run(run) => Some(run),
-            Subject::Gate(_) => None,
+            Subject::Gate(_) | Subject::Numbers(_) => None,
         }
     }
 }
@@ -263,6 +278,8 @@ impl Event {
 pub enum Subject<'a> {
     Run(RunId),
     Gate(&'a Gate),
+    /// Of the pipeline's runs.
+    Numbers(PipelineId),
 }
 
 /// What the state folds: its own events and what the registry says of workers.
@@ -336,6 +353,7 @@ pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> 
         Command::ExpireTimeouts { max_attempts, at } => {
             Ok(retry::expire_timeouts(state, max_attempts, at))
         }
+        Command::NumberRuns { at } => Ok(number::number_runs(state, at)),
         Command::ReleaseDue { at } => Ok(release_due(state, at)),
         Command::AssignRuns { connected, tokens, at } => {
             Ok(assign::assign_runs(state, &connected, tokens, at))
@@ -380,11 +398,16 @@ fn submit_run(
     if !state.is_known_pin(&spec.pinned_worker) {
         return Err(Rejection::UnknownPin { pin: spec.pinned_worker.clone() });
     }
-    let number = match spec.kind {
-        RunKind::Pipeline => state.next_number(spec.pipeline),
-        RunKind::Build => RunNumber(0),
-    };
-    Ok(vec![Event::RunSubmitted { run, number, spec, start_reason, started_by, at }])
+    let pipeline = spec.pipeline;
+    // Somebody may have claimed it and got no further.
+    let is_claimed = spec.kind == RunKind::Build || state.numbers.is_ahead(pipeline, run);
+    let number = RunNumber(0);
+    let submitted = Event::RunSubmitted { run, number, spec, start_reason, started_by, at };
+    if is_claimed {
+        return Ok(vec![submitted]);
+    }
+    let number = state.numbers.next(pipeline);
+    Ok(vec![Event::RunNumbered { pipeline, number, run, at }, submitted])
 }
 
 fn cancel_run(

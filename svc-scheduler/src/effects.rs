@@ -116,16 +116,19 @@ impl Effects {
                 let outlook = ledger.look(state, now);
                 let deadline = state.deadlines().next().map(|(deadline, _)| deadline);
                 let waits = (state.next_due(), state.last_pause(), deadline);
-                (ledger, outlook, state.is_crowded(), waits)
+                (ledger, outlook, state.is_crowded(), state.is_number_missing(), waits)
             }),
         );
         self.tokens.drain(..assigned?.map_or(0, |events| events.len()));
-        let (ledger, outlook, is_crowded, waits) = seen?;
+        let (ledger, outlook, is_crowded, is_number_missing, waits) = seen?;
         self.ledger = ledger;
         (self.next_due, self.last_pause, self.next_deadline) = waits;
         let (next_due, _, next_deadline) = waits;
         if is_crowded {
             self.ask(Command::EnforceLimits { at }).await?;
+        }
+        if is_number_missing {
+            self.ask(Command::NumberRuns { at }).await?;
         }
         for (worker, instruction) in outlook.instructions {
             self.send(worker, instruction);

@@ -13,7 +13,7 @@ use prost::Message;
 use proto::leadership::events::v1 as stored;
 
 use crate::{
-    codec::{LIMITS, RUNS, subject_stream},
+    codec::{OWN, subject_stream},
     domain::State,
 };
 
@@ -68,7 +68,8 @@ pub(crate) fn encode(ruling: &Ruling) -> Encoded {
 
 pub(crate) fn decode(recorded: &Recorded) -> Result<Option<Ruling>, DecodeError> {
     let (event_type, data) = (&*recorded.event.event_type, &recorded.event.data[..]);
-    let own = [ELECTIONS, RUNS, LIMITS].iter().any(|own| recorded.stream.starts_with(own));
+    let mut own = OWN.iter().chain([&ELECTIONS]);
+    let own = own.any(|own| recorded.stream.starts_with(own));
     let unreadable = |why: prost::DecodeError| DecodeError::new(recorded, why);
     Ok(match event_type {
         "LeaderElected" if own => {

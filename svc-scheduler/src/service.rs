@@ -31,7 +31,7 @@ pub(crate) type Owner = eventlog::Owner<State, Command, Event, Rejection>;
 
 pub(crate) fn rules() -> Rules<State, Command, Event, Rejection> {
     Rules {
-        owns: &[codec::RUNS, codec::LIMITS],
+        owns: codec::OWN,
         follows: &[codec::WORKERS],
         decide,
         stream: codec::stream,

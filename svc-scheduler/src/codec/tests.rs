@@ -63,6 +63,14 @@ fn spec() -> RunSpec {
     }
 }
 
+/// As it is since version 6.
+fn without_number(mut event: Event) -> Event {
+    if let Event::RunSubmitted { number, .. } = &mut event {
+        *number = RunNumber(0);
+    }
+    event
+}
+
 /// Every event, with every field set: what each line of `golden.txt` stands for.
 fn every_event() -> Vec<Event> {
     let (run, attempt, at) = (run(), Attempt(2), Timestamp(300));
@@ -99,6 +107,8 @@ fn every_event() -> Vec<Event> {
         submitted(version_3()),
         submitted(version_4()),
         submitted(spec()),
+        without_number(submitted(spec())),
+        Event::RunNumbered { pipeline: PipelineId(9), number: RunNumber(4), run, at },
         Event::RunDue { run, at },
         Event::LimitChanged {
             gate: Gate::Group("db".parse().unwrap()),

@@ -15,6 +15,7 @@ use super::{
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
+    /// 0: a build, or one that has none yet.
     pub number: RunNumber,
     pub spec: Arc<RunSpec>,
     pub state: RunState,
@@ -160,10 +161,16 @@ impl Run {
         })
     }
 
+    pub(super) fn give_number(&mut self, number: RunNumber) {
+        self.number = number;
+        self.revision += 1;
+    }
+
     pub(super) fn evolve(&mut self, event: &Event) {
         self.revision += 1;
         match event {
-            Event::RunSubmitted { .. } | Event::LimitChanged { .. } => {}
+            Event::RunSubmitted { .. } | Event::RunNumbered { .. } | Event::LimitChanged { .. } => {
+            }
             Event::RunDue { .. } => self.delayed_until = None,
             Event::RunAssigned { attempt, worker, token, at, .. } => {
                 self.state = RunState::Assigned;

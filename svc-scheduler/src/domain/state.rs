@@ -11,6 +11,7 @@ use ids::{PipelineId, RunId, RunNumber, Timestamp, WorkerId};
 use super::{
     Event, Fact, RunKind, Subject,
     limit::{Crowd, Gate, Limit},
+    number::Numbers,
     queue::{Class, Owner, Place, Queue},
     run::{Run, RunState},
     worker::Worker,
@@ -20,7 +21,6 @@ use super::{
 pub struct State {
     // From `run-*`.
     runs: HashMap<RunId, Run>,
-    numbered: BTreeMap<(PipelineId, RunNumber), RunId>,
     by_pipeline: BTreeSet<(PipelineId, Timestamp, RunId)>,
     by_time: BTreeSet<(Timestamp, RunId)>,
     /// Not ended.
@@ -38,6 +38,8 @@ pub struct State {
     deadlines: BTreeSet<(Timestamp, RunId)>,
     /// Runs on workers, by who started them.
     shares: HashMap<Owner, u32>,
+    // From both `run-*` and `numbers-*`.
+    pub(super) numbers: Numbers,
     // From both `run-*` and `limit-*`.
     crowds: HashMap<Gate, Crowd>,
     crowded: BTreeSet<Gate>,
@@ -75,7 +77,7 @@ impl State {
 
     #[must_use]
     pub fn numbered(&self, pipeline: PipelineId, number: RunNumber) -> Option<RunId> {
-        self.numbered.get(&(pipeline, number)).copied()
+        self.numbers.find(pipeline, number)
     }
 
     /// Newest first.
@@ -193,7 +195,8 @@ impl State {
     /// All that a command may still change, but for what does not exist yet.
     pub fn writable(&self) -> impl Iterator<Item = Subject<'_>> {
         let open = self.open.iter().map(|&(_, id)| Subject::Run(id));
-        open.chain(self.limited.iter().map(Subject::Gate))
+        let numbers = self.numbers.pipelines().map(Subject::Numbers);
+        open.chain(self.limited.iter().map(Subject::Gate)).chain(numbers)
     }
 
     pub(super) fn crowd(&self, gate: &Gate) -> Option<&Crowd> {
@@ -232,10 +235,10 @@ impl State {
         self.roomy.iter().filter_map(|&id| Some((id, self.workers.get(&id)?)))
     }
 
-    pub(super) fn next_number(&self, pipeline: PipelineId) -> RunNumber {
-        let range = (pipeline, RunNumber(0))..=(pipeline, RunNumber(u64::MAX));
-        let last = self.numbered.range(range).next_back();
-        RunNumber(last.map_or(0, |((_, number), _)| number.0) + 1)
+    /// Whether a run has no number.
+    #[must_use]
+    pub fn is_number_missing(&self) -> bool {
+        self.numbers.is_missing()
     }
 
     /// Keeps what follows from both sides true; either may become known first.
@@ -273,6 +276,15 @@ impl State {
             self.limited.insert(gate.clone());
             self.change_crowd(gate, |crowd| crowd.limit = *limit);
         }
+        if let Event::RunNumbered { pipeline, number, run, .. } = event {
+            let known = self.runs.get_mut(run);
+            let submitted = known.as_ref().map(|known| known.spec.pipeline);
+            if self.numbers.claim(*pipeline, *number, *run, submitted)
+                && let Some(known) = known
+            {
+                known.give_number(*number);
+            }
+        }
         if let Some(run) = event.run() {
             self.evolve_run(run, event);
         }
@@ -300,10 +312,10 @@ impl State {
                 self.leave(id, before.0);
                 self.enter(id, after.0);
             }
-        } else if let Some(run) = Run::submitted(event) {
+        } else if let Some(mut run) = Run::submitted(event) {
             let (pipeline, place) = (run.spec.pipeline, (run.submitted_at, id));
             if run.spec.kind == RunKind::Pipeline {
-                self.number(pipeline, run.number, place);
+                self.number(id, &mut run);
             }
             self.by_pipeline.insert((pipeline, run.submitted_at, id));
             self.by_time.insert(place);
@@ -317,13 +329,15 @@ impl State {
         }
     }
 
-    /// The older run keeps a number that two have: a scheduler that was deposed may have given it, in the
-    /// moment in which it did not know yet.
-    fn number(&mut self, pipeline: PipelineId, number: RunNumber, place: (Timestamp, RunId)) {
-        let holder = self.numbered.entry((pipeline, number)).or_insert(place.1);
-        let held_since = self.runs.get(holder).map(|run| run.submitted_at);
-        if held_since.is_some_and(|since| (since, *holder) > place) {
-            *holder = place.1;
+    fn number(&mut self, id: RunId, run: &mut Run) {
+        let (pipeline, number, place) = (run.spec.pipeline, run.number, (run.submitted_at, id));
+        if number > RunNumber(0) {
+            let is_older_than = |other| {
+                self.runs.get(&other).is_some_and(|known| place < (known.submitted_at, other))
+            };
+            self.numbers.submit_with(pipeline, number, id, is_older_than);
+        } else if let Some(claimed) = self.numbers.submit(pipeline, id) {
+            run.give_number(claimed);
         }
     }
 

@@ -8,6 +8,7 @@ use super::*;
 mod graph;
 pub(crate) mod judge;
 mod model;
+mod numbering;
 mod placing;
 mod properties;
 mod queueing;
@@ -214,16 +215,6 @@ fn check(
 ) {
     let given: Vec<_> = given.into_iter().flatten().collect();
     assert_eq!(decide(&State::replay(&given), when), then);
-}
-
-#[test]
-fn runs_of_a_pipeline_are_numbered_and_builds_are_not() {
-    let third = submitted_with(3, 3, spec());
-    check([own([submitted(1), submitted(2)])], submit(3, spec()), Ok(vec![third]));
-    let build = submitted_with(3, 0, build_spec());
-    check([own([submitted(1)])], submit(3, build_spec()), Ok(vec![build]));
-    let other = RunSpec { pipeline: ids::PipelineId(2), ..spec() };
-    check([own([submitted(1)])], submit(3, other.clone()), Ok(vec![submitted_with(3, 1, other)]));
 }
 
 #[test]

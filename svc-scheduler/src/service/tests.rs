@@ -21,6 +21,7 @@ use uuid::Uuid;
 use super::*;
 
 mod bad_input;
+mod numbers;
 mod simulation;
 
 /// The service, its log, and a client.

@@ -214,15 +214,17 @@ async fn check(log: &Log, acknowledged: &[String], told: &HashMap<(String, u32),
     let mut state = State::default();
     let (mut ends, mut tokens) = (BTreeMap::<String, u32>::new(), HashSet::new());
     let mut numbers = HashSet::new();
-    let mut recorded = log.read_all(0, &["run-", "limit-", "worker-"]);
+    let mut recorded = log.read_all(0, &["run-", "numbers-", "limit-", "worker-"]);
     while let Some(event) = recorded.next().await {
         let Some(fact) = svc_scheduler::decode(&event.unwrap()).unwrap() else { continue };
         if let Fact::Run(event) = &fact {
             let run = event.run().and_then(|id| state.run(id));
             match event {
-                Event::RunSubmitted { number, .. } => {
-                    assert!(run.is_none(), "submitted twice: {event:?}");
+                Event::RunNumbered { number, .. } => {
                     assert!(numbers.insert(*number), "two runs have number {number}");
+                }
+                Event::RunSubmitted { .. } => {
+                    assert!(run.is_none(), "submitted twice: {event:?}");
                 }
                 Event::RunAssigned { run: id, attempt, worker, token, .. } => {
                     let run = run.expect("it was submitted");
@@ -245,6 +247,7 @@ async fn check(log: &Log, acknowledged: &[String], told: &HashMap<(String, u32),
         }
         state.evolve(&fact);
     }
+    assert!(!state.is_number_missing(), "a run has no number");
     for run in acknowledged {
         assert_eq!(ends.get(run), Some(&1), "run {run} did not end once");
     }

@@ -29,7 +29,9 @@ impl Life {
                 self.submitted = true;
                 self.jobs = spec.jobs.iter().map(|job| (job.id, false)).collect();
             }
-            Event::LimitChanged { .. } => return Err("a limit is not a run's"),
+            Event::LimitChanged { .. } | Event::RunNumbered { .. } => {
+                return Err("limits and numbers are not a run's");
+            }
             Event::RunDue { .. } => rule(self.live.is_none(), "what is held is not delayed")?,
             Event::RunAssigned { attempt, worker, token, .. } => {
                 rule(self.live.is_none(), "a run has one live lease at most")?;

@@ -105,7 +105,7 @@ fn all_ends(bounds: &Bounds, world: &World) -> bool {
         let next = world.after(bounds, &action);
         next.map(|next| world = next)
     };
-    let mut wishes = vec![Wish::Due, Wish::Assign(0)];
+    let mut wishes = vec![Wish::Due, Wish::Number, Wish::Assign(0)];
     if bounds.limit.is_some() {
         wishes.insert(0, Wish::Enforce);
     }
@@ -132,7 +132,9 @@ fn all_ends(bounds: &Bounds, world: &World) -> bool {
         .iter()
         .zip(&bounds.runs)
         .all(|(life, case)| !life.submitted || life.ended.is_some() || may_wait(case));
-    all && world.fault.is_none()
+    let is_numbered =
+        |(n, life): (u128, &judge::Life)| !life.submitted || world.numbers.contains(&run(n));
+    all && (1..).zip(&world.lives).all(is_numbered) && world.fault.is_none()
 }
 
 fn any_worker() -> Case {

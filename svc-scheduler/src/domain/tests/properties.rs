@@ -292,6 +292,7 @@ fn assert_streams_commute(log: &[Fact], state: &State) {
         Fact::Run(event) => match event.subject() {
             Subject::Run(run) => (0, run.as_uuid().to_string()),
             Subject::Gate(gate) => (2, gate.to_string()),
+            Subject::Numbers(pipeline) => (3, pipeline.to_string()),
         },
         Fact::Worker(fact) => (1, fact.worker.to_string()),
     };

@@ -56,8 +56,10 @@ impl Bounds {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct World {
     pub(super) log: Vec<Arc<Fact>>,
-    /// Events of each run's stream, fences too.
+    /// Events of each run's stream and, at the end, of the numbers', fences too.
     lengths: Vec<u32>,
+    /// Whose number 1, 2 and so on is.
+    pub(super) numbers: Vec<RunId>,
     pub(super) lives: Vec<Life>,
     pub(super) fleet: Vec<Fleet>,
     pub(super) schedulers: [Scheduler; 2],
@@ -78,7 +80,7 @@ pub(super) struct World {
 pub(super) struct Scheduler {
     pub(super) role: Role,
     pub(super) state: Arc<State>,
-    /// Events of each run's stream that it has seen.
+    /// Events of each stream that it has seen.
     seen: Vec<u32>,
 }
 
@@ -86,7 +88,7 @@ pub(super) struct Scheduler {
 pub(super) enum Role {
     Down,
     Leads,
-    /// It was elected, and has these runs to fence.
+    /// It was elected, and has these streams to fence.
     Fences(BTreeSet<u128>),
 }
 
@@ -100,17 +102,18 @@ pub(super) enum Action {
     Change(u128, WorkerChange),
     TakeOver,
     Fence(u128),
-    /// The new leader reads on in the stream of a run.
+    /// The new leader reads on in a stream.
     Follow(u128),
 }
 
 impl World {
     pub(super) fn new(bounds: &Bounds) -> Self {
-        let idle =
-            Scheduler { role: Role::Down, state: Arc::default(), seen: vec![0; bounds.runs.len()] };
+        let streams = bounds.runs.len() + 1;
+        let idle = Scheduler { role: Role::Down, state: Arc::default(), seen: vec![0; streams] };
         let mut world = Self {
             log: vec![],
-            lengths: vec![0; bounds.runs.len()],
+            lengths: vec![0; streams],
+            numbers: vec![],
             lives: vec![Life::default(); bounds.runs.len()],
             fleet: vec![Fleet::default(); bounds.slots.len()],
             schedulers: [Scheduler { role: Role::Leads, ..idle.clone() }, idle],
@@ -227,23 +230,42 @@ impl World {
     fn append(&mut self, who: usize, events: Vec<Event>) -> bool {
         let mut refused = BTreeSet::new();
         for event in events {
-            let Some(run) = event.run() else {
+            let Some(at) = self.place(&event) else {
                 self.store(event.into());
                 continue;
             };
-            let at = run.as_uuid().as_u128() as usize - 1;
             if self.schedulers[who].seen[at] != self.lengths[at] || refused.contains(&at) {
                 refused.insert(at);
                 continue;
             }
             self.lengths[at] += 1;
             self.schedulers[who].seen[at] += 1;
-            if let Err(rule) = self.lives[at].judge(&event) {
+            let judged = match &event {
+                Event::RunNumbered { number, run, .. } => self.judge_number(*number, *run),
+                _ => self.lives[at].judge(&event),
+            };
+            if let Err(rule) = judged {
                 self.fail(&format!("{rule}: {event:?}"));
             }
             self.store(event.into());
         }
         refused.is_empty()
+    }
+
+    /// Which stream it belongs to, if that may have one more writer.
+    fn place(&self, event: &Event) -> Option<usize> {
+        match event.subject() {
+            Subject::Run(run) => Some(run.as_uuid().as_u128() as usize - 1),
+            Subject::Numbers(_) => Some(self.lives.len()),
+            Subject::Gate(_) => None,
+        }
+    }
+
+    fn judge_number(&mut self, number: RunNumber, run: RunId) -> Result<(), &'static str> {
+        let is_next = number.0 == self.numbers.len() as u64 + 1;
+        let is_first = !self.numbers.contains(&run);
+        self.numbers.push(run);
+        if is_next && is_first { Ok(()) } else { Err("each run has one number, the next") }
     }
 
     fn fail(&mut self, rule: &str) {
@@ -256,7 +278,10 @@ impl World {
             let life = &self.lives[n as usize - 1];
             life.submitted && life.ended.is_none()
         };
-        let open: BTreeSet<_> = (1..=self.lives.len() as u128).filter(open).collect();
+        let mut open: BTreeSet<_> = (1..=self.lives.len() as u128).filter(open).collect();
+        if !self.numbers.is_empty() {
+            open.insert(self.lengths.len() as u128);
+        }
         let role = if open.is_empty() { Role::Leads } else { Role::Fences(open) };
         let state = Arc::new(self.replayed());
         self.elected = 1 - self.elected;
@@ -282,12 +307,12 @@ impl World {
 
     fn follow(&mut self, n: u128) {
         let at = n as usize - 1;
-        let new = &mut self.schedulers[self.elected];
-        let of_run =
-            |fact: &&Arc<Fact>| matches!(&***fact, Fact::Run(event) if event.run() == Some(run(n)));
+        let new = &self.schedulers[self.elected];
+        let of_it = |fact: &&Arc<Fact>| matches!(&***fact, Fact::Run(event) if self.place(event) == Some(at));
+        let stream: Vec<_> = self.log.iter().filter(of_it).cloned().collect();
         // Fences are not in the log here; all that the new leader has not seen is at its end.
         let unseen = (self.lengths[at] - new.seen[at]) as usize;
-        let stream: Vec<_> = self.log.iter().filter(of_run).collect();
+        let new = &mut self.schedulers[self.elected];
         for fact in &stream[stream.len() - unseen..] {
             Arc::make_mut(&mut new.state).evolve(fact);
         }
@@ -374,8 +399,8 @@ impl World {
         match &new.role {
             Role::Down => {}
             Role::Leads => {
-                let runs = 1..=self.lives.len() as u128;
-                actions.extend(runs.filter(is_behind).map(Action::Follow));
+                let streams = 1..=self.lengths.len() as u128;
+                actions.extend(streams.filter(is_behind).map(Action::Follow));
             }
             Role::Fences(left) => actions.extend(left.iter().map(|&n| Action::Fence(n))),
         }

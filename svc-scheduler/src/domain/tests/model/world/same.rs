@@ -8,7 +8,7 @@ use super::*;
 impl Hash for World {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
         (self.now, self.changes_left, self.cancels_left, self.takeovers_left).hash(hasher);
-        (self.was_refused, self.fault.is_some(), &self.fleet).hash(hasher);
+        (self.was_refused, self.fault.is_some(), &self.fleet, &self.numbers).hash(hasher);
         for life in &self.lives {
             (life.ended.map(RunState::word), life.live, life.attempts).hash(hasher);
         }

@@ -18,6 +18,8 @@ pub(in super::super) enum Wish {
     ExpireStart(u128, Attempt),
     Expire,
     Due,
+    /// Claims numbers for runs that have none.
+    Number,
     Limit,
     Enforce,
 }
@@ -88,6 +90,7 @@ impl World {
             }
             Wish::Expire => Command::ExpireTimeouts { max_attempts, at },
             Wish::Due => Command::ReleaseDue { at },
+            Wish::Number => Command::NumberRuns { at },
             Wish::Limit => {
                 let (gate, limit) = (Gate::Pipeline(ids::PipelineId(1)), bounds.limit);
                 Command::SetLimit { gate, limit, by: String::new(), note: String::new(), at }
@@ -109,6 +112,7 @@ impl World {
 
     pub(super) fn wishes(&self, bounds: &Bounds, who: usize, actions: &mut Vec<Action>) {
         let state = &self.schedulers[who].state;
+        let mut torn = vec![];
         let mut push = |wish| actions.push(Action::Ask(who, wish));
         for (n, case) in (1..).zip(&bounds.runs) {
             let Some(known) = state.run(run(n)) else {
@@ -117,6 +121,9 @@ impl World {
                 let is_next = n == 1 || state.run(run(n - 1)).is_some();
                 if is_next && case.after.is_none_or(has_ended) {
                     push(Wish::Submit(n));
+                    if self.takeovers_left > 0 {
+                        torn.push(Action::Torn(who, Wish::Submit(n)));
+                    }
                 }
                 continue;
             };
@@ -135,6 +142,10 @@ impl World {
             }
         }
         push(Wish::Assign(0));
+        if state.is_number_missing() {
+            push(Wish::Number);
+        }
+        actions.append(&mut torn);
         if self.takeovers_left > 0 {
             actions.push(Action::Torn(who, Wish::Assign(0)));
             let workers = 1..=self.fleet.len() as u128;
