@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`Config`], [`Deps`] (the services behind the door), `peer` (who is calling),
 //! `error` (how a refusal reads), `routes` and `door` (who is let in where, by the table of `authz`),
-//! then what is behind: `worker_api` (Gaia's gRPC protocol, with `attachment`, `orders` and
+//! then what is behind: `watch` (a run, whichever scheduler leads), `worker_api` (Gaia's gRPC protocol, with `attachment`, `orders` and
 //! `reports`), `bulk` (binaries and logs as plain HTTP bodies), and `rest`.
 //!
 //! Invariants:
@@ -24,6 +24,7 @@ mod reports;
 mod rest;
 mod routes;
 mod upload;
+mod watch;
 mod worker_api;
 
 use axum::{

@@ -20,7 +20,7 @@ use super::{
     run_json::{self, RunJson},
     wants_events,
 };
-use crate::{error::ApiError, gate::Gate, limits};
+use crate::{error::ApiError, gate::Gate, limits, watch::Watch};
 
 /// Runs in one answer, unless another limit is given.
 const USUAL: u32 = 100;
@@ -106,8 +106,7 @@ pub(crate) async fn show(
         let run = gate.scheduler().get_run(wanted).await?.into_inner();
         return Ok(Json(RunJson::from(run)).into_response());
     }
-    let changes = gate.scheduler().watch_run(wanted).await?.into_inner();
-    let events = changes.map(|change| match change {
+    let events = Watch::start(&gate, wanted).await?.into_stream().map(|change| match change {
         Ok(run) => Event::default().event("run").json_data(RunJson::from(run)),
         Err(fault) => Ok(Event::default().event("error").data(limits::one_line(fault.message()))),
     });

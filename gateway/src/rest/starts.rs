@@ -203,7 +203,11 @@ fn unique_id(
         let why = "`Idempotency-Key` holds more than letters, digits and signs: use another";
         value.to_str().map_err(|_| ApiError::bad_request(why))
     });
-    let Some(key) = key.map(Ok).or(header).transpose()? else { return Ok(String::new()) };
+    let Some(key) = key.map(Ok).or(header).transpose()? else {
+        // The start may be sent to the scheduler twice.
+        #[expect(clippy::disallowed_methods, reason = "the edge where starts get their ids")]
+        return Ok(RunId::from_uuid(uuid::Uuid::now_v7()).to_string());
+    };
     limits::text("idempotency", key, limits::NAME)?;
     if key.trim().is_empty() {
         return Err(ApiError::bad_request("`idempotency` is empty: leave it out, or give a key"));

@@ -24,5 +24,6 @@ mod replay;
 mod runs;
 mod schedules;
 mod selectors;
+mod take_over;
 mod users;
 mod views;

@@ -1,20 +1,30 @@
 //! The way to whoever leads, of several servers that do the same.
 //!
-//! Who that is, somebody else finds out and says by a [`Switch`]. Calls that run at the one before end
-//! then: it may be paused and never answer.
+//! Who that is, somebody else finds out and says by a [`Switch`]. A call that got no answer by then is made
+//! again at the new one, since the one before may be paused and never answer. So each call may come twice:
+//! what is called so must take a repetition for what it is. An answer that has begun ends with an error.
 
 use super::{Channel, ChannelError};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
+use http_body_util::{BodyExt, Full};
 use std::{
-    pin::Pin,
+    error::Error,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
+use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::{Status, body::Body};
+use tonic::{Code, Status, body::Body};
 use tower::Service as _;
+
+/// How long a call is made again and again while nobody leads: longer than an election should take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two tries at the same one.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Sends the calls of a channel elsewhere.
 #[derive(Clone, Debug)]
@@ -62,7 +72,30 @@ impl Leader {
         &self,
         request: Request<Body>,
     ) -> Result<Response<Body>, ChannelError> {
-        let Current { mut channel, over } = self.current();
+        let (head, body) = request.into_parts();
+        // A message, not a stream of them: there is none that goes this way.
+        let body = body.collect().await.map_err(ChannelError::NotSent)?.to_bytes();
+        let mut patience = pin!(sleep(PATIENCE));
+        loop {
+            let current = self.current();
+            let over = current.over.clone();
+            let request = Request::from_parts(head.clone(), Body::new(Full::new(body.clone())));
+            let answer = current.call(request).await;
+            if !is_away(&answer) {
+                return answer;
+            }
+            tokio::select! {
+                () = over.cancelled() => {}
+                () = sleep(PAUSE) => {}
+                () = &mut patience => return answer,
+            }
+        }
+    }
+}
+
+impl Current {
+    async fn call(self, request: Request<Body>) -> Result<Response<Body>, ChannelError> {
+        let Self { mut channel, over } = self;
         tokio::select! {
             biased;
             answer = channel.call(request) => answer.map(|response| {
@@ -71,6 +104,18 @@ impl Leader {
             }),
             () = over.cancelled() => Err(ChannelError::Lost(moved())),
         }
+    }
+}
+
+/// Whether it is not there, does not lead, or stopped before it answered.
+fn is_away(answer: &Result<Response<Body>, ChannelError>) -> bool {
+    match answer {
+        Ok(response) => Status::from_header_map(response.headers())
+            .is_some_and(|status| status.code() == Code::Unavailable),
+        Err(error) => error
+            .source()
+            .and_then(|source| source.downcast_ref::<Status>())
+            .is_none_or(|status| status.code() == Code::Unavailable),
     }
 }
 
@@ -115,7 +160,6 @@ mod tests {
     use super::*;
 
     use axum::{Router, body::Body as Sent, extract::Request as Received, routing::any};
-    use http_body_util::BodyExt;
     use identity::Peer;
 
     fn server(name: &'static str) -> Channel {
@@ -130,9 +174,16 @@ mod tests {
                     >()))
                 }),
             )
-            .route("/never", any(std::future::pending::<()>));
+            .route("/echo-of-second", any(move |sent: Bytes| echo(name, sent)));
 
         Channel::local(router, Peer::Service("test".into()))
+    }
+
+    async fn echo(name: &str, sent: Bytes) -> Bytes {
+        if name != "second" {
+            std::future::pending::<()>().await;
+        }
+        sent
     }
 
     async fn get(channel: &Channel, path: &str) -> Result<Response<Body>, ChannelError> {
@@ -140,7 +191,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn calls_follow_the_leader_and_those_at_the_one_before_end() {
+    async fn calls_follow_the_leader_and_answers_of_the_one_before_end() {
         let (channel, switch) = Channel::to_leader(server("first"));
         let name = async || {
             let body = get(&channel, "/name").await.unwrap().into_body();
@@ -148,16 +199,48 @@ mod tests {
         };
         assert_eq!(name().await, "first");
         let mut body = get(&channel, "/for-ever").await.unwrap().into_body();
-        let never = tokio::spawn({
+        switch.to(server("second"));
+        let ended = body.frame().await.expect("an error is a frame").unwrap_err();
+        assert_eq!(ended.code(), tonic::Code::Unavailable);
+        assert_eq!(name().await, "second");
+    }
+
+    #[tokio::test]
+    async fn a_call_without_an_answer_is_made_again_at_the_next_one() {
+        let (channel, switch) = Channel::to_leader(server("first"));
+        let hangs = tokio::spawn({
             let channel = channel.clone();
-            async move { get(&channel, "/never").await.map(drop) }
+            let request = Request::post("/echo-of-second").body(Body::new(Full::from("text")));
+            async move { channel.clone().call(request.unwrap()).await }
         });
         // It has begun: the current-thread runtime runs what was spawned before.
         tokio::task::yield_now().await;
         switch.to(server("second"));
-        let ended = body.frame().await.expect("an error is a frame").unwrap_err();
-        assert_eq!(ended.code(), tonic::Code::Unavailable);
-        assert!(matches!(never.await.unwrap(), Err(ChannelError::Lost(_))));
-        assert_eq!(name().await, "second");
+        let body = hangs.await.unwrap().unwrap().into_body();
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "text");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_lead_is_asked_again_until_somebody_does() {
+        let away = || Status::unavailable("stands by").into_http::<Sent>();
+        let router = Router::new().fallback(move || async move { away() });
+        let follower = Channel::local(router, Peer::Service("test".into()));
+        let (channel, switch) = Channel::to_leader(follower);
+        let asked = tokio::spawn({
+            let channel = channel.clone();
+            async move { get(&channel, "/name").await }
+        });
+        sleep(PATIENCE / 2).await;
+        switch.to(server("first"));
+        let body = asked.await.unwrap().unwrap().into_body();
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "first");
+        // Not for ever.
+        switch.to(Channel::local(
+            Router::new().fallback(move || async move { away() }),
+            Peer::Service("test".into()),
+        ));
+        let refused = get(&channel, "/name").await.unwrap();
+        let status = Status::from_header_map(refused.headers()).unwrap();
+        assert_eq!(status.message(), "stands by");
     }
 }

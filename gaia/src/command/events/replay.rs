@@ -95,7 +95,8 @@ pub(super) async fn replay(
     output: Output,
 ) -> Result<()> {
     let to = at.map(|at| moment::for_server(at, now())).transpose()?;
-    let wanted = Wanted { from: "0", to: to.as_deref(), stream: "run-*,worker-*", event_type: "" };
+    let wanted =
+        Wanted { from: "0", to: to.as_deref(), stream: "run-*,numbers-*,worker-*", event_type: "" };
     let mut past = Past::default();
     each(client, wanted, |event| past.take(&recorded(&event)?)).await?;
     let is_open =

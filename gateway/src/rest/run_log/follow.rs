@@ -10,7 +10,7 @@ use proto::{
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
 
 use super::view::View;
 use crate::{
@@ -18,6 +18,7 @@ use crate::{
     gate::{Gate, is_terminal},
     limits,
     rest::run_json,
+    watch::Watch,
 };
 
 /// Events on their way to a reader; when it reads no further, neither does the gateway.
@@ -100,7 +101,7 @@ struct Follower {
 impl Follower {
     async fn run(&mut self) -> Result<(), Stopped> {
         let wanted = GetRunRequest { run_id: self.run.run_id.clone(), ..GetRunRequest::default() };
-        let mut changes = self.gate.scheduler().watch_run(wanted.clone()).await?.into_inner();
+        let mut changes = Watch::start(&self.gate, wanted.clone()).await?;
         loop {
             if let Some(attempt) = self.next_attempt() {
                 if self.place.offset == 0 && self.told != attempt.attempt {
@@ -135,9 +136,9 @@ impl Follower {
 
     /// Until the run has another attempt, or ended. A log that is complete before its attempt is over
     /// has nothing more to say.
-    async fn wait(&mut self, changes: &mut Streaming<Run>) -> Result<(), Stopped> {
+    async fn wait(&mut self, changes: &mut Watch) -> Result<(), Stopped> {
         loop {
-            let run = changes.message().await?;
+            let run = changes.next().await?;
             let run = run.ok_or_else(|| Status::unavailable("the run is no longer watched"))?;
             let newest = run.attempts.last().map_or(0, |attempt| attempt.attempt);
             let over = is_terminal(&run);
