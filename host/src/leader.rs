@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use eventlog::{Log, Recorded};
+use eventlog::{DecodeError, Log, Recorded, owner::check_version};
 use futures::StreamExt;
 use identity::Live;
 use prost::Message;
@@ -14,7 +14,8 @@ use transport::{Channel, Switch};
 use crate::remote;
 
 pub(crate) const SCHEDULER: &str = "svc-scheduler";
-const ELECTIONS: &str = "scheduler-leader";
+/// The stream of the elections of schedulers. The revision of an event is its term.
+pub const ELECTIONS: &str = "scheduler-leader";
 /// Before the log is asked again, when it could not be followed.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -24,6 +25,16 @@ pub fn scheduler(first: Channel, log: Log, live: Live) -> Channel {
     let (channel, switch) = Channel::to_leader(first);
     tokio::spawn(follow(log, live, switch));
     channel
+}
+
+/// `None`: the event is of another type.
+pub fn elected(recorded: &Recorded) -> Result<Option<LeaderElected>, DecodeError> {
+    if &*recorded.event.event_type != "LeaderElected" {
+        return Ok(None);
+    }
+    check_version(recorded)?;
+    let elected = LeaderElected::decode(&recorded.event.data[..]);
+    elected.map(Some).map_err(|why| DecodeError::new(recorded, why))
 }
 
 /// Sends calls to whoever is elected, for ever.
@@ -52,10 +63,7 @@ async fn try_follow(log: &Log, live: &Live, switch: &Switch) -> Result<()> {
 }
 
 fn heed(recorded: &Recorded, live: &Live, switch: &Switch) -> Result<()> {
-    if &*recorded.event.event_type != "LeaderElected" {
-        return Ok(());
-    }
-    let elected = LeaderElected::decode(&recorded.event.data[..])?;
+    let Some(elected) = elected(recorded)? else { return Ok(()) };
     let channel = remote(&elected.address, SCHEDULER, live).context("reach the leader")?;
     tracing::info!("the scheduler at {} leads in term {}", elected.address, recorded.revision);
     switch.to(channel);

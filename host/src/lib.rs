@@ -4,6 +4,7 @@
 //! nothing is answered that is not durable, and whoever started it starts it again.
 
 pub mod leader;
+mod metrics;
 mod signals;
 pub mod trust;
 
@@ -66,7 +67,7 @@ pub struct Host {
     pub clock: Clock,
     /// Folder for the service's own files; it exists.
     pub data: PathBuf,
-    /// Fires when the process is asked to end; calls that run still get a while.
+    /// Fires when the process is asked to end; calls that run get a while, as long as the service goes on.
     pub shutdown: CancellationToken,
     /// File of the master key.
     master_key: PathBuf,
@@ -195,6 +196,7 @@ where
         server.watchlist().doubt_workers(name == "gateway");
         trust::keep(&mut background, renewal, server.watchlist());
     }
+    let router = if name == "gateway" { router } else { router.merge(metrics::router()) };
     tracing::info!("{name} is ready at https://{}", server.local_addr());
     let serving = tokio::spawn(server.serve(router, shutdown));
     tokio::select! {

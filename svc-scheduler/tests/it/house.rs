@@ -18,7 +18,9 @@ use proto::{
     common::v1 as common,
     leadership::events::v1::LeaderElected,
     registry::events::v1 as registry,
-    scheduler::v1::{self as pb, scheduler_client::SchedulerClient},
+    scheduler::v1::{
+        self as pb, leadership_client::LeadershipClient, scheduler_client::SchedulerClient,
+    },
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -26,6 +28,7 @@ use tokio::{
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
 use transport::{Channel, Protocols, Server};
 use uuid::Uuid;
 
@@ -40,6 +43,8 @@ pub(crate) struct House {
     /// Its files are this process's.
     pub(crate) log: Log,
     log_address: SocketAddr,
+    /// PEM text of the CA.
+    ca: String,
     /// As whom the schedulers are called.
     gateway: Live,
     lease: Duration,
@@ -60,7 +65,8 @@ impl House {
         let stop = CancellationToken::new();
         let log_address = serve(log.clone(), issue("log"), stop.clone());
         let gateway = Live::new(issue("gateway")).unwrap();
-        Self { folder, log, log_address, gateway, lease, stop }
+        let ca = authority.ca_pem();
+        Self { folder, log, log_address, ca, gateway, lease, stop }
     }
 
     /// Starts another scheduler.
@@ -85,6 +91,12 @@ impl House {
         let identity = self.folder.path().join("gateway");
         let log = Log::esdb(&format!("esdb://{}", self.log_address), Some(&identity)).unwrap();
         SchedulerClient::new(host::leader::scheduler(nobody, log, self.gateway.clone()))
+    }
+
+    /// The way of somebody without a certificate.
+    pub(crate) fn stranger(&self, address: &str) -> Channel {
+        let tls = identity::anonymous_client_tls(&self.ca).unwrap();
+        Channel::remote(address, "svc-scheduler", tls, Protocols::Http2).unwrap()
     }
 
     /// The term and the address of the last election.
@@ -162,6 +174,7 @@ pub(crate) struct Scheduler {
     pub(crate) address: String,
     /// Calls this one, whoever leads.
     pub(crate) client: SchedulerClient<Channel>,
+    pub(crate) channel: Channel,
 }
 
 impl Scheduler {
@@ -188,8 +201,15 @@ impl Scheduler {
             }
         });
         let address = soon(told).await.expect("it says that it is ready");
-        let client = SchedulerClient::new(dial(&address, gateway));
-        Self { child, address, client }
+        let channel = dial(&address, gateway);
+        let client = SchedulerClient::new(channel.clone());
+        Self { child, address, client, channel }
+    }
+
+    /// It says again and again that it leads.
+    pub(crate) async fn beats(&self) -> Streaming<pb::Standing> {
+        let mut client = LeadershipClient::new(self.channel.clone());
+        client.watch(pb::WatchLeadershipRequest {}).await.unwrap().into_inner()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

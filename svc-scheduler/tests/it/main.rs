@@ -5,5 +5,6 @@
 
 mod fence;
 mod house;
+mod metrics;
 mod take_overs;
 mod worker;
