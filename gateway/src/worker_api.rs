@@ -146,7 +146,8 @@ impl Worker for WorkerApi {
         let worker = caller(&request)?;
         let run = request.into_inner();
         let lease = reports::lease(&run);
-        let report = reports::report(run)?;
+        let report = reports::report(run)
+            .inspect_err(|_| authz::count_rejection("gateway", "invalid_report"))?;
         let request = ReportRunRequest {
             worker_id: worker.id.to_string(),
             lease: Some(lease),

@@ -357,6 +357,7 @@ fn new_trigger_token() -> String {
 }
 
 fn refused(rejection: Rejection) -> Status {
+    authz::count_rejection("svc-pipelines", rejection.reason());
     let message = rejection.to_string();
     match rejection {
         Rejection::Invalid(_) => Status::invalid_argument(message),

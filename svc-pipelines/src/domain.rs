@@ -130,6 +130,19 @@ pub enum Rejection {
     UnknownPipeline(PipelineId),
 }
 
+impl Rejection {
+    /// One word for each reason, to count by.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) => "invalid_field",
+            Self::NameTaken { .. } => "name_taken",
+            Self::NotNext { .. } => "not_next",
+            Self::UnknownPipeline(_) => "unknown_pipeline",
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
     /// The deleted ones too, so that ids are not used again and a retried delete has its answer.

@@ -263,6 +263,59 @@ async fn a_report_with_a_stale_token_is_refused() {
     agent.report(&second, "success").await;
 }
 
+/// So often was something rejected for this reason; other tests count, too.
+fn rejected(service: &str, reason: &str) -> u64 {
+    let counter =
+        format!("gaia_rejected_requests_total{{service=\"{service}\",reason=\"{reason}\"}} ");
+    let metrics = authz::metrics();
+    let count = metrics.lines().find_map(|line| line.strip_prefix(&counter));
+    count.map_or(0, |count| count.parse().unwrap())
+}
+
+#[tokio::test]
+async fn a_status_outside_the_protocol_is_refused_and_counted() {
+    let house = House::start().await;
+    let mut agent = house.agent("ada").await;
+    let id = house.pipeline("Once", &mut agent, vec![job(1, "go", &[], vec![])]).await;
+    house.run(id, json!([])).await;
+    let order = agent.order().await;
+    for status in ["paused", "", "SUCCESS", "\u{1F525}"] {
+        let before = rejected("gateway", "invalid_report");
+        let refusal = agent.try_report(report(&order, status)).await.unwrap_err();
+        assert_eq!(refusal.code(), Code::InvalidArgument, "{refusal}");
+        assert!(refusal.message().contains(&format!("`{status}`")), "{refusal}");
+        assert!(rejected("gateway", "invalid_report") > before);
+    }
+    // Of the attempt after this one.
+    let ahead = PipelineRun { attempt: order.attempt + 1, ..report(&order, "success") };
+    let before = rejected("svc-scheduler", "stale_lease");
+    let refusal = agent.try_report(ahead).await.unwrap_err();
+    assert_eq!(refusal.code(), Code::FailedPrecondition, "{refusal}");
+    assert!(rejected("svc-scheduler", "stale_lease") > before);
+    assert_eq!(house.shown(&order).await["status"], "scheduled");
+}
+
+#[tokio::test]
+async fn a_deleted_pipeline_cannot_be_started_by_any_way() {
+    let house = House::start().await;
+    let mut agent = house.agent("ada").await;
+    let id = house.pipeline("Gone", &mut agent, vec![job(1, "go", &[], vec![])]).await;
+    let run = house.run(id, json!([])).await;
+    let order = agent.order().await;
+    agent.report(&order, "success").await;
+    house.ended(&run).await;
+    house.admin.delete(&format!("pipeline/{id}")).await.expect(200);
+    let again = format!("run/{}/rerun", run["uniqueid"].as_str().unwrap());
+    for path in [format!("pipeline/{id}/start"), again] {
+        let before = rejected("svc-pipelines", "unknown_pipeline");
+        let refused = house.admin.post(&path, json!({})).await.expect(404);
+        assert!(refused.message().contains("there is no pipeline"), "{}", refused.message());
+        assert!(rejected("svc-pipelines", "unknown_pipeline") > before, "{path}");
+    }
+    let runs = house.admin.get("run").await.expect(200).json();
+    assert_eq!(runs.as_array().unwrap().len(), 1);
+}
+
 #[tokio::test]
 async fn a_report_of_a_run_that_nobody_knows_does_not_end_the_agent() {
     let house = House::start().await;
