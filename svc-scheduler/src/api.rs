@@ -27,6 +27,8 @@ use crate::{
 const SERVICE: &str = "svc-scheduler";
 /// Longest note or name of a caller, in bytes.
 const MAX_NOTE: usize = 1 << 10;
+/// Most runs in one list: nothing is decided while it is made.
+const MAX_LISTED: usize = 10_000;
 /// Most leases that a worker may say it holds.
 const MAX_HELD: usize = 10_000;
 
@@ -235,7 +237,7 @@ impl Scheduler for Api {
         let had = !worker_id.is_empty();
         let worker = had.then(|| wire::read_worker_id(&worker_id)).transpose()?;
         let filter = Filter { pipeline, with_builds, only_open, worker };
-        let limit = if limit == 0 { usize::MAX } else { limit as usize };
+        let limit = if limit == 0 { MAX_LISTED } else { MAX_LISTED.min(limit as usize) };
         let connected = self.connections.connected();
         let look = move |state: &State| list(state, filter, limit, &connected);
         let runs = self.owner.read(look).await.map_err(stopped)?;
@@ -315,12 +317,14 @@ impl Scheduler for Api {
         let command = Command::ReportRun { run, worker, lease, report, max_attempts, at };
         let look = move |state: &State| {
             let run = state.run(run).filter(|run| run.state.is_held());
-            run.is_some_and(|run| run.cancel_requested.is_some())
+            let cancel_requested = run.is_some_and(|run| run.cancel_requested.is_some());
+            (cancel_requested, run.and_then(Run::current).map(|current| current.attempt))
         };
         let origin = Origin::from(request.caller);
-        let (_, cancel_requested) = self.ask_and_read(command, origin, look).await?;
-        if received {
-            self.connections.notify(Notice::Received(run));
+        let (_, (cancel_requested, current)) = self.ask_and_read(command, origin, look).await?;
+        let attempt = lease.map(|lease| lease.attempt).or(current);
+        if let Some(attempt) = attempt.filter(|_| received) {
+            self.connections.notify(Notice::Received { run, attempt });
         }
         Ok(Response::new(pb::ReportRunResponse { cancel_requested }))
     }

@@ -44,7 +44,10 @@ pub(crate) enum Notice {
         attempt: Attempt,
     },
     /// The worker has the run and will begin it.
-    Received(RunId),
+    Received {
+        run: RunId,
+        attempt: Attempt,
+    },
 }
 
 /// The edge's side; cheap to clone.

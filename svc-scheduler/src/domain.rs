@@ -35,6 +35,7 @@ mod run;
 mod selector;
 mod spec;
 mod state;
+mod unstarted;
 mod worker;
 
 use std::sync::Arc;

@@ -156,19 +156,20 @@ impl Effects {
 
     /// A worker whose run took too long is told to stop it.
     async fn expire_timeouts(&mut self, at: Timestamp) -> Result<(), Stopped> {
-        let look = move |state: &State| -> Vec<_> {
-            let due = state.deadlines().take_while(|(deadline, _)| *deadline <= at);
-            let lease = |(_, id): (Timestamp, RunId)| {
-                let current = state.run(id)?.current()?;
-                Some((current.worker, id, Lease::of(current)))
-            };
-            due.take(BATCH).filter_map(lease).collect()
-        };
         let max_attempts = self.config.max_infrastructure_attempts;
-        let leases = self.owner.read(look).await?;
         let events = self.ask(Command::ExpireTimeouts { max_attempts, at }).await?;
-        for (worker, run, lease) in leases {
-            self.revoke(worker, &[(run, lease)], &events);
+        // Read after it was decided, so that it is of just these runs.
+        let look = move |state: &State| -> Vec<_> {
+            let ended = |event: &Event| {
+                let run = event.run()?;
+                let attempts = &state.run(run)?.attempts;
+                let over = attempts.iter().rev().find(|attempt| attempt.ended_at == Some(at))?;
+                Some((over.worker, run, Lease::of(over)))
+            };
+            events.iter().filter_map(ended).collect()
+        };
+        for (worker, run, lease) in self.owner.read(look).await? {
+            self.send(worker, cancel(run, lease));
         }
         Ok(())
     }
@@ -231,7 +232,7 @@ impl Effects {
                 self.update_presence(worker);
             }
             Notice::Given { run, attempt } => self.ledger.note_given(run, attempt, now),
-            Notice::Received(run) => self.ledger.note_received(run),
+            Notice::Received { run, attempt } => self.ledger.note_received(run, attempt),
         }
     }
 

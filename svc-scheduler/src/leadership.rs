@@ -17,7 +17,7 @@ use crate::{
     domain::State,
 };
 
-pub(crate) const ELECTIONS: &str = "scheduler-leader";
+pub(crate) use host::leader::ELECTIONS;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ruling {
@@ -72,13 +72,11 @@ pub(crate) fn decode(recorded: &Recorded) -> Result<Option<Ruling>, DecodeError>
     let own = own.any(|own| recorded.stream.starts_with(own));
     let unreadable = |why: prost::DecodeError| DecodeError::new(recorded, why);
     Ok(match event_type {
-        "LeaderElected" if own => {
-            check_version(recorded)?;
-            let stored::LeaderElected { address, lease_millis, at } =
-                stored::LeaderElected::decode(data).map_err(unreadable)?;
+        "LeaderElected" if own => host::leader::elected(recorded)?.map(|elected| {
+            let stored::LeaderElected { address, lease_millis, at } = elected;
             let lease = Duration::from_millis(lease_millis);
-            Some(Ruling::LeaderElected { address, lease, at: Timestamp(at) })
-        }
+            Ruling::LeaderElected { address, lease, at: Timestamp(at) }
+        }),
         "StreamFenced" if own => {
             check_version(recorded)?;
             let stored::StreamFenced { term, at } =

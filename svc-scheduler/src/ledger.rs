@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use ids::{Attempt, RunId, Timestamp, WorkerId};
+use ids::{Attempt, RunId, WorkerId};
 use proto::scheduler::v1::{Assignment, Instruction, instruction};
 use tokio::{sync::mpsc, time::Instant};
 
@@ -22,8 +22,8 @@ pub(crate) struct Ledger {
     lines: HashMap<WorkerId, Line>,
     /// Workers that attached since the last look.
     attached: Vec<WorkerId>,
-    /// Runs that were assigned before this were looked at.
-    seen: Timestamp,
+    /// So many assignments were looked at.
+    seen: u64,
     /// Every run that is assigned and not begun, and for a while some that are further.
     starts: HashMap<RunId, Start>,
     /// Those of [`Start`]; one that is not there any more means nothing.
@@ -117,8 +117,9 @@ impl Ledger {
         self.expect_start(run, attempt, None, now);
     }
 
-    pub(crate) fn note_received(&mut self, run: RunId) {
-        if let Some(start) = self.starts.get_mut(&run) {
+    /// Word of an earlier attempt says nothing of this one.
+    pub(crate) fn note_received(&mut self, run: RunId, attempt: Attempt) {
+        if let Some(start) = self.starts.get_mut(&run).filter(|start| start.attempt == attempt) {
             start.deadline = None;
         }
     }
@@ -138,7 +139,7 @@ impl Ledger {
         for (id, run) in state.unstarted(self.seen) {
             self.look_at_start(state, id, run, now, &mut outlook);
         }
-        self.seen = state.last_assigned();
+        self.seen = state.assigned();
         for worker in std::mem::take(&mut self.attached) {
             for id in state.held_by(worker) {
                 if let Some(run) = state.run(id).filter(|run| run.state == RunState::Assigned) {
@@ -228,4 +229,27 @@ fn start(state: &State, id: RunId, run: &Run, current: &AttemptRecord) -> Instru
     let lease = Some(wire::lease(id, Lease::of(current)));
     let assignment = Assignment { lease, run: Some(wire::run(state, id, run)) };
     Instruction { instruction: Some(instruction::Instruction::Start(assignment)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use eventlog::Fold;
+
+    use super::*;
+    use crate::domain::tests::{assigned, own, requeued, run, submitted};
+
+    #[test]
+    fn late_word_of_an_earlier_attempt_does_not_count_for_the_next() {
+        let (timeout, now) = (Duration::from_secs(60), Instant::now());
+        let moved =
+            own([submitted(1), assigned(1, 1, 1), requeued(1, 1, "lost"), assigned(1, 2, 2)]);
+        let state = State::replay(&moved);
+        let overdue = |of: u32| {
+            let mut ledger = Ledger::new(timeout);
+            ledger.look(&state, now);
+            ledger.note_received(run(1), Attempt(of));
+            ledger.look(&state, now + timeout).overdue.len()
+        };
+        assert_eq!((overdue(1), overdue(2)), (1, 0));
+    }
 }

@@ -27,6 +27,8 @@ const PROBE: Duration = Duration::from_secs(1);
 pub struct Seat {
     /// Where the others reach this process: `https://host:port`.
     pub address: String,
+    /// Whether this process listens at just this address, so that no other one can.
+    pub is_bound: bool,
     /// The way to another one. Over TCP: whether a process is dead shows there at once.
     pub dial: Dial,
     /// Fires when this process shall lead no more, and end: the next one need not wait for it.

@@ -60,7 +60,7 @@ impl Succession {
 
     async fn run_on(&mut self) -> Result<(), ServiceError> {
         let mut follower = self.follow().await?;
-        // Whoever led from this address is dead: this process holds its port.
+        // Whoever led from this address leads no more, or not for long: this process has its place.
         let before = leader(&follower)?.filter(|leader| leader.address == self.seat.address);
         self.own_term = before.map(|before| before.term);
         loop {
@@ -110,7 +110,7 @@ impl Succession {
                     if self.own_term != Some(before.term) {
                         return Err(ServiceError::SameAddress(before.address.clone()));
                     }
-                    Gone::Dead
+                    if self.seat.is_bound { Gone::Dead } else { Gone::Silent }
                 }
                 Some(before) => {
                     self.standing.send_replace(Standing::Follows(before.address.clone()));

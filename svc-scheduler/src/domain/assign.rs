@@ -132,9 +132,6 @@ pub(super) fn assign_runs(
     let mut pass = Pass::of(state, Seats::of(state, connected));
     let mut tokens = tokens.into_iter();
     let mut events = vec![];
-    // Whoever looks for what was assigned since then must find all of it, whatever the clock did and
-    // in whatever order commands arrive.
-    let at = at.max(state.last_assigned());
     while let Some(token) = tokens.next()
         && let Some((run, worker)) = pass.next()
     {

@@ -14,6 +14,7 @@ use super::{
     number::Numbers,
     queue::{Class, Owner, Place, Queue},
     run::{Run, RunState},
+    unstarted::Unstarted,
     worker::Worker,
 };
 
@@ -27,10 +28,9 @@ pub struct State {
     open: BTreeSet<(Timestamp, RunId)>,
     pub(super) queue: Queue,
     held: HashMap<WorkerId, BTreeSet<RunId>>,
-    /// Assigned, but not begun, by when they were assigned.
-    unstarted: BTreeSet<(Timestamp, RunId)>,
-    /// When a run was last assigned.
-    last_assigned: Timestamp,
+    unstarted: Unstarted,
+    /// Those that a worker ever had, by when they were submitted.
+    by_worker: HashMap<WorkerId, BTreeSet<(Timestamp, RunId)>>,
     /// Held, but somebody wants them to stop.
     cancelling: BTreeSet<RunId>,
     finished: HashMap<WorkerId, u64>,
@@ -82,10 +82,12 @@ impl State {
 
     /// Newest first.
     pub fn list(&self, filter: Filter) -> impl Iterator<Item = (RunId, &Run)> {
-        let ids: Box<dyn Iterator<Item = RunId>> = match (filter.only_open, filter.pipeline) {
-            (true, _) => Box::new(self.open.iter().rev().map(|&(_, id)| id)),
-            (false, None) => Box::new(self.by_time.iter().rev().map(|&(_, id)| id)),
-            (false, Some(pipeline)) => {
+        let by_worker = filter.worker.map(|worker| self.by_worker.get(&worker));
+        let ids: Box<dyn Iterator<Item = RunId>> = match (by_worker, filter.pipeline) {
+            (Some(had), _) => Box::new(had.into_iter().flatten().rev().map(|&(_, id)| id)),
+            _ if filter.only_open => Box::new(self.open.iter().rev().map(|&(_, id)| id)),
+            (None, None) => Box::new(self.by_time.iter().rev().map(|&(_, id)| id)),
+            (None, Some(pipeline)) => {
                 let (first, last) = (uuid::Uuid::nil(), uuid::Uuid::max());
                 let from = (pipeline, Timestamp(0), RunId::from_uuid(first));
                 let to = (pipeline, Timestamp(u64::MAX), RunId::from_uuid(last));
@@ -95,9 +97,7 @@ impl State {
         ids.filter_map(|id| Some((id, self.runs.get(&id)?))).filter(move |(_, run)| {
             (filter.with_builds || run.spec.kind == RunKind::Pipeline)
                 && filter.pipeline.is_none_or(|pipeline| run.spec.pipeline == pipeline)
-                && filter
-                    .worker
-                    .is_none_or(|worker| run.attempts.iter().any(|a| a.worker == worker))
+                && (!filter.only_open || !run.state.is_terminal())
         })
     }
 
@@ -146,17 +146,15 @@ impl State {
         self.queue.len()
     }
 
-    /// Runs that were assigned at this time or later, and that their worker must be told to begin.
-    pub fn unstarted(&self, since: Timestamp) -> impl Iterator<Item = (RunId, &Run)> {
-        let since = (since, RunId::from_uuid(uuid::Uuid::nil()));
-        let assigned = self.unstarted.range(since..);
-        assigned.filter_map(|(_, id)| Some((*id, self.runs.get(id)?)))
+    /// Runs that their worker must be told to begin, but for the first so many that were assigned.
+    pub fn unstarted(&self, first: u64) -> impl Iterator<Item = (RunId, &Run)> {
+        self.unstarted.after(first).filter_map(|id| Some((id, self.runs.get(&id)?)))
     }
 
-    /// When a run was last assigned; no later assignment has an earlier time.
+    /// How many were assigned so far.
     #[must_use]
-    pub const fn last_assigned(&self) -> Timestamp {
-        self.last_assigned
+    pub fn assigned(&self) -> u64 {
+        self.unstarted.arrived()
     }
 
     #[must_use]
@@ -291,10 +289,10 @@ impl State {
     }
 
     fn evolve_run(&mut self, id: RunId, event: &Event) {
-        if let Event::RunAssigned { at, .. } = event {
-            self.last_assigned = self.last_assigned.max(*at);
-        }
         if let Some(run) = self.runs.get_mut(&id) {
+            if let Event::RunAssigned { worker, .. } = event {
+                self.by_worker.entry(*worker).or_default().insert((run.submitted_at, id));
+            }
             let before = (Standing::of(id, run), Part::of(run));
             let deadline = run.deadline();
             run.evolve(event);
@@ -370,8 +368,8 @@ impl State {
         match standing {
             Standing::Queued { class, owner, place } => self.queue.remove(&class, &owner, &place),
             Standing::Delayed { until, since } => self.queue.undelay(until, since, id),
-            Standing::Held { worker, assigned_at, .. } => {
-                self.unstarted.remove(&(assigned_at, id));
+            Standing::Held { worker, .. } => {
+                self.unstarted.remove(id);
                 self.cancelling.remove(&id);
                 if let Some(runs) = self.held.get_mut(&worker) {
                     runs.remove(&id);
@@ -389,10 +387,10 @@ impl State {
         match standing {
             Standing::Queued { class, owner, place } => self.queue.insert(class, owner, place),
             Standing::Delayed { until, since } => self.queue.delay(until, since, id),
-            Standing::Held { worker, assigned_at, unstarted, cancelling } => {
+            Standing::Held { worker, unstarted, cancelling } => {
                 self.held.entry(worker).or_default().insert(id);
                 if unstarted {
-                    self.unstarted.insert((assigned_at, id));
+                    self.unstarted.insert(id);
                 }
                 if cancelling {
                     self.cancelling.insert(id);
@@ -428,7 +426,7 @@ impl Fold for State {
 enum Standing {
     Queued { class: Class, owner: Owner, place: Place },
     Delayed { until: Timestamp, since: Option<Timestamp> },
-    Held { worker: WorkerId, assigned_at: Timestamp, unstarted: bool, cancelling: bool },
+    Held { worker: WorkerId, unstarted: bool, cancelling: bool },
     Ended { worker: Option<WorkerId>, place: (Timestamp, RunId) },
 }
 
@@ -454,8 +452,7 @@ impl Standing {
         if let Some(attempt) = run.current() {
             let unstarted = run.state == RunState::Assigned;
             let cancelling = run.cancel_requested.is_some();
-            let (worker, assigned_at) = (attempt.worker, attempt.assigned_at);
-            return Self::Held { worker, assigned_at, unstarted, cancelling };
+            return Self::Held { worker: attempt.worker, unstarted, cancelling };
         }
         if run.state == RunState::Queued {
             if let Some(until) = run.delayed_until {

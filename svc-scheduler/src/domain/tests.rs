@@ -17,7 +17,7 @@ mod selectors;
 
 const MAX: u32 = 5;
 
-fn run(n: u128) -> RunId {
+pub(crate) fn run(n: u128) -> RunId {
     RunId::from_uuid(Uuid::from_u128(n))
 }
 
@@ -91,12 +91,12 @@ fn submitted_with(n: u128, number: u64, spec: RunSpec) -> Event {
     }
 }
 
-fn submitted(n: u128) -> Event {
+pub(crate) fn submitted(n: u128) -> Event {
     submitted_with(n, n as u64, spec())
 }
 
 /// Its token is the attempt's number.
-fn assigned(n: u128, attempt: u32, on: u128) -> Event {
+pub(crate) fn assigned(n: u128, attempt: u32, on: u128) -> Event {
     Event::RunAssigned {
         run: run(n),
         attempt: Attempt(attempt),
@@ -110,7 +110,7 @@ fn started(n: u128, attempt: u32) -> Event {
     Event::RunStarted { run: run(n), attempt: Attempt(attempt), at: at(200) }
 }
 
-fn requeued(n: u128, attempt: u32, reason: &str) -> Event {
+pub(crate) fn requeued(n: u128, attempt: u32, reason: &str) -> Event {
     Event::RunRequeued {
         run: run(n),
         attempt: Attempt(attempt),
@@ -202,7 +202,7 @@ fn joined(n: u128, slots: u32, tags: &[&str]) -> Vec<Fact> {
     ]
 }
 
-fn own<const N: usize>(events: [Event; N]) -> Vec<Fact> {
+pub(crate) fn own<const N: usize>(events: [Event; N]) -> Vec<Fact> {
     events.into_iter().map(Fact::Run).collect()
 }
 

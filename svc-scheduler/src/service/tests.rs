@@ -359,9 +359,10 @@ async fn a_worker_that_polls_gets_one_run_at_a_time() {
     assert_eq!(line.start().await.0.run_id, run_id(2));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_run_that_is_not_begun_in_time_goes_to_another_worker() {
-    let config = Config { start_timeout: Duration::from_millis(50), ..Config::default() };
+    let start_timeout = Duration::from_secs(5);
+    let config = Config { start_timeout, ..Config::default() };
     let mut house = House::on(Log::in_memory(Clock::system()), config).await;
     house.register(1, 1, &["golang"]).await;
     let mut silent = house.attach(1, &[]).await;
@@ -374,6 +375,8 @@ async fn a_run_that_is_not_begun_in_time_goes_to_another_worker() {
     assert_eq!(silent.cancel().await, old);
     // Whoever says that it has the run keeps it.
     house.report(2, &new, ReportedState::Unspecified).await.unwrap();
+    tokio::time::sleep(start_timeout * 10).await;
+    assert_eq!(house.get(1).await.attempts.len(), 2);
 }
 
 #[tokio::test]

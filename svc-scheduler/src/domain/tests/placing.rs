@@ -55,15 +55,29 @@ fn pinned(n: u128, pin: &str) -> Vec<Fact> {
 }
 
 #[test]
-fn an_assignment_is_never_dated_before_an_earlier_one() {
+fn a_clock_that_was_wrong_once_spoils_no_later_assignment() {
     let given = [joined(1, 2, &["golang"]), own([submitted(1), assigned(1, 1, 1)]), wants(2, &[])];
-    let state = State::replay(&given.concat());
+    let mut state = State::replay(&given.concat());
+    let seen = state.assigned();
     let connected = Arc::new(attached(&[1]));
     let when = Command::AssignRuns { connected, tokens: vec![token(2)], at: at(1) };
     let events = decide(&state, when).unwrap();
     let [Event::RunAssigned { at: dated, .. }] = events[..] else { panic!("{events:?}") };
-    assert!(dated > at(1));
-    assert_eq!(dated, state.last_assigned());
+    assert_eq!(dated, at(1), "the other one was at 100");
+    state.evolve(&events[0].clone().into());
+    let new: Vec<_> = state.unstarted(seen).map(|(id, _)| id).collect();
+    assert_eq!(new, [run(2)], "whoever looks for what is new finds it");
+}
+
+#[test]
+fn the_runs_of_a_worker_are_found_by_it() {
+    let tried = own([submitted(1), assigned(1, 1, 1), requeued(1, 1, "lost"), assigned(1, 2, 2)]);
+    let state = State::replay(&[tried, own([submitted(2), assigned(2, 1, 1)])].concat());
+    let of = |n| {
+        let filter = Filter { worker: Some(worker(n)), ..Filter::default() };
+        state.list(filter).map(|(id, _)| id).collect::<Vec<_>>()
+    };
+    assert_eq!([of(1), of(2), of(3)], [vec![run(2), run(1)], vec![run(1)], vec![]]);
 }
 
 #[test]

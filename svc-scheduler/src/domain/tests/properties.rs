@@ -266,7 +266,7 @@ fn assert_sound(state: &State) {
         }
         let deadlines = state.deadlines().filter(|(_, other)| *other == id);
         assert!(deadlines.map(|(deadline, _)| deadline).eq(run.deadline()));
-        let unstarted = state.unstarted(at(0)).any(|(other, _)| other == id);
+        let unstarted = state.unstarted(0).any(|(other, _)| other == id);
         assert_eq!(unstarted, run.state == RunState::Assigned);
         let cancelling = state.cancelling().any(|(other, _)| other == id);
         assert_eq!(cancelling, run.state.is_held() && run.cancel_requested.is_some());

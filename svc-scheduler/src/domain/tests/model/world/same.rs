@@ -10,9 +10,15 @@ impl Hash for World {
         (self.now, self.changes_left, self.cancels_left, self.takeovers_left).hash(hasher);
         (self.was_refused, self.fault.is_some(), &self.fleet, &self.numbers).hash(hasher);
         for life in &self.lives {
-            (life.ended.map(RunState::word), life.live, life.attempts).hash(hasher);
+            (life.submitted, life.ended.map(RunState::word), life.live, life.attempts).hash(hasher);
         }
         self.elected.hash(hasher);
+        // Nobody knows more than the log says.
+        if self.schedulers.iter().all(|scheduler| scheduler.role == Role::Down) {
+            let state = self.replayed();
+            (1..=self.lives.len() as u128).for_each(|n| hash_run(&state, n, hasher));
+            state.limits().for_each(|(_, limit, ..)| limit.running.hash(hasher));
+        }
         for scheduler in &self.schedulers {
             scheduler.role.hash(hasher);
             if scheduler.role != Role::Down {
@@ -21,7 +27,6 @@ impl Hash for World {
                     hash_run(&scheduler.state, at as u128 + 1, hasher);
                 }
                 scheduler.state.limits().for_each(|(_, limit, ..)| limit.running.hash(hasher));
-                scheduler.state.last_assigned().hash(hasher);
             }
         }
     }
