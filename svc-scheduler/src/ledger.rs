@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn late_word_of_an_earlier_attempt_does_not_count_for_the_next() {
-        let (timeout, now) = (Duration::from_secs(60), Instant::now());
+        let (timeout, now) = (Duration::from_mins(1), Instant::now());
         let moved =
             own([submitted(1), assigned(1, 1, 1), requeued(1, 1, "lost"), assigned(1, 2, 2)]);
         let state = State::replay(&moved);

@@ -123,7 +123,7 @@ async fn a_paused_leader_that_is_asked_for_everything_writes_nothing() {
     let new = house.scheduler().await;
     new.stands_by().await;
 
-    old.signal(Signal::SIGSTOP);
+    old.pause().await;
     let asking = old.client.clone();
     let asked = everything(&old.client, &lease);
     let all = tokio::spawn(join_all(asked));
@@ -155,7 +155,7 @@ async fn an_idle_leader_and_its_standby_write_nothing() {
     let end = house.log.next_position().await.unwrap();
     assert_eq!(end, 1, "an election, and nothing else");
     // The word of the leader goes on for longer than its lease.
-    let mut beats = leader.beats().await;
+    let mut beats = house.beats(&leader).await;
     for _ in 0..6 {
         assert!(soon(beats.message()).await.unwrap().unwrap().leads);
     }

@@ -47,6 +47,8 @@ pub(crate) struct House {
     ca: String,
     /// As whom the schedulers are called.
     gateway: Live,
+    /// As whom they call each other.
+    peer: Live,
     lease: Duration,
     stop: CancellationToken,
 }
@@ -64,9 +66,10 @@ impl House {
         let log = Log::open(&place("log"), Clock::system()).unwrap();
         let stop = CancellationToken::new();
         let log_address = serve(log.clone(), issue("log"), stop.clone());
-        let gateway = Live::new(issue("gateway")).unwrap();
+        let [gateway, peer] =
+            ["gateway", "svc-scheduler"].map(|name| Live::new(issue(name)).unwrap());
         let ca = authority.ca_pem();
-        Self { folder, log, log_address, ca, gateway, lease, stop }
+        Self { folder, log, log_address, ca, gateway, peer, lease, stop }
     }
 
     /// Starts another scheduler.
@@ -91,6 +94,12 @@ impl House {
         let identity = self.folder.path().join("gateway");
         let log = Log::esdb(&format!("esdb://{}", self.log_address), Some(&identity)).unwrap();
         SchedulerClient::new(host::leader::scheduler(nobody, log, self.gateway.clone()))
+    }
+
+    /// It says again and again that it leads.
+    pub(crate) async fn beats(&self, scheduler: &Scheduler) -> Streaming<pb::Standing> {
+        let mut client = LeadershipClient::new(dial(&scheduler.address, &self.peer));
+        client.watch(pb::WatchLeadershipRequest {}).await.unwrap().into_inner()
     }
 
     /// The way of somebody without a certificate.
@@ -206,10 +215,16 @@ impl Scheduler {
         Self { child, address, client, channel }
     }
 
-    /// It says again and again that it leads.
-    pub(crate) async fn beats(&self) -> Streaming<pb::Standing> {
-        let mut client = LeadershipClient::new(self.channel.clone());
-        client.watch(pb::WatchLeadershipRequest {}).await.unwrap().into_inner()
+    /// Answers when it does nothing any more: a signal takes a moment on a busy machine.
+    pub(crate) async fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+        let status = format!("/proc/{}/status", self.child.id().expect("it runs"));
+        soon(async {
+            while !std::fs::read_to_string(&status).unwrap().contains("State:\tT") {
+                sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

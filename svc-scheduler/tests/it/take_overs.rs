@@ -135,7 +135,7 @@ async fn take_over(
         soon(start(&mut client.clone(), &id)).await;
         (house.scheduler().await, &mut times.killed)
     } else {
-        leader.signal(Signal::SIGSTOP);
+        leader.pause().await;
         soon(start(&mut client.clone(), &id)).await;
         leader.signal(Signal::SIGCONT);
         (leader, &mut times.paused)
