@@ -8,8 +8,8 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The folder of the logs: `<data>/<run>/<attempt>.log`. Made if it is missing; for this service
-    /// alone.
+    /// The folder of the logs: `<data>/<run>/<attempt>.log`, and of `svc-logs.snapshot`, which may be
+    /// removed. Made if it is missing; for this service alone.
     pub data: PathBuf,
     /// Largest log of one attempt, in bytes.
     pub max_log_bytes: u64,

@@ -110,12 +110,9 @@ impl Fold for State {
     fn evolve(&mut self, fact: &Fact) {
         match fact {
             Fact::Log(Event::LogSealed { log, seal, lack, .. }) => {
-                let logs = self.sealed.entry(log.run).or_default();
-                logs.insert(log.attempt, (*seal, lack.clone()));
+                self.insert_sealed(*log, *seal, lack.clone());
             }
-            Fact::RunSubmitted(run) => {
-                self.open.insert(*run, Attempt(0));
-            }
+            Fact::RunSubmitted(run) => self.insert_open(*run, Attempt(0)),
             Fact::AttemptOver(log) => {
                 if let Some(over) = self.open.get_mut(&log.run) {
                     *over = log.attempt.max(*over);
@@ -152,6 +149,26 @@ impl State {
     #[must_use]
     pub fn seal(&self, log: LogId) -> Option<Seal> {
         self.sealed(log).map(|(seal, _)| *seal)
+    }
+
+    /// With [`State::all_open`], all there is.
+    pub(crate) fn all_sealed(&self) -> impl Iterator<Item = (LogId, &Seal, &Lack)> {
+        self.sealed.iter().flat_map(|(&run, logs)| {
+            logs.iter().map(move |(&attempt, (seal, lack))| (LogId { run, attempt }, seal, lack))
+        })
+    }
+
+    /// With the newest attempt that is over.
+    pub(crate) fn all_open(&self) -> impl Iterator<Item = (RunId, Attempt)> {
+        self.open.iter().map(|(&run, &over)| (run, over))
+    }
+
+    pub(crate) fn insert_sealed(&mut self, log: LogId, seal: Seal, lack: Lack) {
+        self.sealed.entry(log.run).or_default().insert(log.attempt, (seal, lack));
+    }
+
+    pub(crate) fn insert_open(&mut self, run: RunId, over: Attempt) {
+        self.open.insert(run, over);
     }
 
     #[must_use]

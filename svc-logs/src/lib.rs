@@ -7,7 +7,7 @@
 //! beside it, `writer` the task that writes one, `store` the
 //! folder of them all; `archive` is a sealed log compressed, `archivist` makes them, `content` reads either;
 //! `standing` is what followers wait on, `reader` what they do; `api` is the gRPC
-//! face; `config` and [`start`] put it together.
+//! face; `snapshot` makes the next start short; `config` and [`start`] put it together.
 
 mod api;
 mod archive;
@@ -19,6 +19,7 @@ pub mod domain;
 mod file;
 mod reader;
 mod service;
+mod snapshot;
 mod spans;
 mod standing;
 mod store;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use eventlog::{Clock, Log, Owner, Rules, Stopped, owner::OwnerError};
+use eventlog::{Clock, Log, Owner, Rules, Stopped, owner::OwnerError, snapshot::Snapshots};
 use proto::logs::v1::logs_server::LogsServer;
 use tokio::{sync::mpsc, task::JoinHandle};
 
@@ -13,6 +13,7 @@ use crate::{
     config::Config,
     domain::{Command, Event, Rejection, State, decide},
     reader::Library,
+    snapshot,
     standing::Standings,
     store::{FolderError, Store},
 };
@@ -57,11 +58,12 @@ pub enum StartError {
     Folder(#[from] FolderError),
 }
 
-/// Replays the event log and starts the service.
+/// Replays the event log, from the newest snapshot on, and starts the service.
 pub async fn start(deps: Deps, config: Config) -> Result<Service, StartError> {
     let standings = Arc::new(Standings::default());
     let store = Arc::new(Store::open(&config, Arc::clone(&standings))?);
-    let (owner, mut owner_task) = Logs::start(deps.log.clone(), RULES).await?;
+    let snapshots = Snapshots::new(&config.data, snapshot::FORM);
+    let (owner, mut owner_task) = Logs::start_from(deps.log.clone(), RULES, snapshots).await?;
     let library =
         Library { store, standings: Arc::clone(&standings), owner: owner.clone(), log: deps.log };
     let (archive, sealed) = mpsc::unbounded_channel();

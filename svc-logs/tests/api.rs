@@ -463,6 +463,31 @@ async fn only_services_of_the_house_are_let_in() {
     assert_eq!(refused.code(), Code::PermissionDenied);
 }
 
+#[tokio::test]
+async fn a_start_goes_on_from_the_snapshot() {
+    let house = House::new();
+    house.submitted().await;
+    let mut life = house.start().await;
+    assert_eq!(life.end(1, 0, b"whole", b"whole").await.unwrap(), 5);
+    life.stop().await;
+    // So many that a start which has read them keeps what it knows.
+    for thousand in 0..100 {
+        let other = |number: u128| {
+            let id = EventId::from_uuid(Uuid::from_u128(thousand * 1_000 + number));
+            NewEvent::new(id, "Other", vec![], &eventlog::Metadata::default())
+        };
+        let others = (0..1_000).map(other).collect();
+        house.log.append(format!("other-{thousand}"), Expected::Any, others).await.unwrap();
+    }
+    house.start().await.stop().await;
+
+    let spoilt = house.with_a_spoilt_beginning().await;
+    let mut life = spoilt.start().await;
+    let refused = life.end(1, 0, b"other", b"other").await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "it is sealed");
+    life.stop().await;
+}
+
 /// What outlives the service.
 struct House {
     folder: tempfile::TempDir,
@@ -487,6 +512,24 @@ impl House {
         let gateway = Peer::Service("gateway".into());
         let client = LogsClient::new(Channel::local(service.router.clone(), gateway));
         Life { service, client }
+    }
+
+    /// The same log, but for its first event, which nobody can read.
+    async fn with_a_spoilt_beginning(&self) -> Self {
+        let log = Log::in_memory(clock());
+        let mut events = self.log.read_all(0, &[]);
+        while let Some(recorded) = events.next().await {
+            let recorded = recorded.unwrap();
+            let mut event = recorded.event;
+            if recorded.position == 0 {
+                event.data = vec![255].into();
+            }
+            log.append(recorded.stream, Expected::Any, vec![event]).await.unwrap();
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let snapshot = "svc-logs.snapshot";
+        std::fs::copy(self.folder.path().join(snapshot), folder.path().join(snapshot)).unwrap();
+        Self { folder, log }
     }
 
     #[expect(clippy::disallowed_methods, reason = "a test is an edge too")]
