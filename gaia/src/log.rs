@@ -52,7 +52,7 @@ pub(crate) async fn log(command: LogCommand, output: Output) -> Result<u8> {
         LogCommand::Stats(args) => files::stats(&args, output),
         LogCommand::Repair(args) => files::repair(&args, output),
         LogCommand::Scavenge(args) => files::scavenge(&args, output),
-        LogCommand::Export(args) => export::export(&args),
+        LogCommand::Export(args) => export::export(&args).await,
         LogCommand::Import(args) => export::import(&args, output),
     };
     done.map(|()| 0)

@@ -18,6 +18,8 @@ use transport::Server;
 
 use crate::output::{Output, table};
 
+/// What was begun takes no longer, unless its client does not read.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// How often a certificate that nobody renews is looked for.
 const LOOK: Duration = Duration::from_mins(1);
 
@@ -87,7 +89,14 @@ pub(crate) async fn serve(args: ServeArgs, shutdown: CancellationToken) -> Resul
     }
     println!("the log is ready at esdb://{}", server.local_addr());
     let router = server::router(log, Access::new(users), shutdown.clone());
-    server.acknowledge_at_once().serve(router, shutdown).await;
+    let late = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(FAREWELL).await;
+    };
+    tokio::select! {
+        () = server.acknowledge_at_once().serve(router, shutdown.clone()) => {}
+        () = late => {}
+    }
     Ok(())
 }
 

@@ -10,7 +10,11 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use eventlog::files::{self, ImportError};
+use eventlog::{
+    Filter, Log, Recorded,
+    files::{self, ImportError},
+};
+use futures::StreamExt as _;
 
 use super::line;
 use crate::output::Output;
@@ -20,8 +24,13 @@ const LONGEST_LINE: u64 = 4 << 20;
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ExportArgs {
-    /// Folder with the log; a server may use it meanwhile
-    data: PathBuf,
+    /// Folder with the log, which a server may use meanwhile, or `esdb://host:port` of a served one. That
+    /// may hold a password, so better set GAIA_LOG_URL
+    #[arg(env = "GAIA_LOG_URL", hide_env_values = true)]
+    log: String,
+    /// Folder with cert.pem, key.pem and caCert.pem to show to a served log
+    #[arg(long, value_name = "DIR")]
+    identity: Option<PathBuf>,
     #[arg(long, value_enum, default_value_t)]
     format: Format,
     /// Everything as it is stored, for `gaia log import`; it holds sealed secrets, hashes and lease tokens
@@ -53,15 +62,15 @@ pub(crate) struct ImportArgs {
     from: Option<PathBuf>,
 }
 
-pub(crate) fn export(args: &ExportArgs) -> Result<()> {
+pub(crate) async fn export(args: &ExportArgs) -> Result<()> {
     anyhow::ensure!(
         !(args.raw && args.format == Format::CloudEvents),
         "a raw export has the format json-lines: CloudEvents have no place for what an import needs"
     );
     let failed = |path: &Path| format!("write {}", path.display());
     let Some(path) = &args.out else {
-        let mut out = BufWriter::new(io::stdout().lock());
-        return match write(args, &mut out) {
+        let mut out = BufWriter::new(io::stdout());
+        return match write(args, &mut out).await {
             // Whoever reads has seen enough.
             Err(error) if is_closed(&error) => Ok(()),
             done => done,
@@ -69,7 +78,7 @@ pub(crate) fn export(args: &ExportArgs) -> Result<()> {
     };
     let file = File::options().write(true).create_new(true).mode(0o600).open(path);
     let mut out = BufWriter::new(file.with_context(|| failed(path))?);
-    write(args, &mut out)?;
+    write(args, &mut out).await?;
     out.get_ref().sync_all().with_context(|| failed(path))
 }
 
@@ -78,16 +87,28 @@ fn is_closed(error: &anyhow::Error) -> bool {
     cause.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-fn write(args: &ExportArgs, out: &mut impl Write) -> Result<()> {
-    files::walk(&args.data, args.from, |entry| {
+async fn write(args: &ExportArgs, out: &mut impl Write) -> Result<()> {
+    let shown = |recorded: &Recorded| match args.format {
+        Format::JsonLines => line::shown(recorded),
+        Format::CloudEvents => line::cloud_event(recorded),
+    };
+    if args.log.contains("://") {
+        anyhow::ensure!(
+            !args.raw,
+            "a raw export needs the folder of the log: a server does not tell what was appended together"
+        );
+        let log = Log::esdb(&args.log, args.identity.as_deref())?;
+        let mut events = log.read_all(args.from, Filter::default());
+        while let Some(recorded) = events.next().await {
+            writeln!(out, "{}", shown(&recorded?)?)?;
+        }
+        return Ok(out.flush()?);
+    }
+    files::walk(Path::new(&args.log), args.from, |entry| {
         if entry.recorded.position < args.from {
             return Ok(ControlFlow::Continue(()));
         }
-        let line = match args.format {
-            _ if args.raw => line::raw(&entry)?,
-            Format::JsonLines => line::shown(&entry)?,
-            Format::CloudEvents => line::cloud_event(&entry)?,
-        };
+        let line = if args.raw { line::raw(&entry)? } else { shown(&entry.recorded)? };
         writeln!(out, "{line}")?;
         anyhow::Ok(ControlFlow::Continue(()))
     })?;
@@ -147,11 +168,17 @@ fn next(from: &mut impl BufRead) -> Result<Option<String>> {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::{net::SocketAddr, time::Duration};
+
     use bytes::Bytes;
-    use eventlog::{Clock, Content, Expected, Log, Metadata, NewEvent};
+    use eventlog::{
+        Clock, Content, Expected, Metadata, NewEvent,
+        server::{self, Access, Users},
+    };
     use ids::EventId;
     use prost::Message as _;
     use proto::access::events::v1::SecretPut;
+    use tokio_util::sync::CancellationToken;
     use uuid::Uuid;
 
     use super::*;
@@ -181,12 +208,13 @@ pub(crate) mod tests {
     }
 
     fn args(data: &Path, raw: bool, format: Format) -> ExportArgs {
-        ExportArgs { data: data.into(), format, raw, from: 0, out: None }
+        let log = data.to_str().unwrap().to_owned();
+        ExportArgs { log, identity: None, format, raw, from: 0, out: None }
     }
 
-    fn exported(args: &ExportArgs) -> String {
+    async fn exported(args: &ExportArgs) -> String {
         let mut out = Vec::new();
-        write(args, &mut out).unwrap();
+        write(args, &mut out).await.unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -195,12 +223,45 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (log, copy) = (dir.path().join("log"), dir.path().join("copy"));
         sample(&log).await;
-        let text = exported(&args(&log, true, Format::JsonLines));
+        let text = exported(&args(&log, true, Format::JsonLines)).await;
         let head = read(&copy, text.as_bytes()).unwrap();
         assert_eq!(head, files::head(&log).unwrap());
-        assert_eq!(exported(&args(&copy, true, Format::JsonLines)), text);
+        assert_eq!(exported(&args(&copy, true, Format::JsonLines)).await, text);
         let error = read(&copy, text.as_bytes()).unwrap_err().to_string();
         assert!(error.contains("not empty"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_served_log_is_exported_as_its_folder_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let (log, identity) = (dir.path().join("log"), dir.path().join("gateway"));
+        sample(&log).await;
+        identity::install_crypto();
+        let ca = identity::Authority::open_or_create(&dir.path().join("ca")).unwrap();
+        let issue =
+            |name| ca.issue_service(name, &[], Duration::from_hours(1)).unwrap().credentials;
+        issue("gateway").save(&identity).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let server = transport::Server::bind(address, &issue("log")).await.unwrap();
+        let url = format!("esdb://{}", server.local_addr());
+        let stop = CancellationToken::new();
+        let router = server::router(
+            Log::open(&log, Clock::system()).unwrap(),
+            Access::new(Users::default()),
+            stop.clone(),
+        );
+        let serving = tokio::spawn(server.serve(router, stop.clone()));
+        for format in [Format::JsonLines, Format::CloudEvents] {
+            let mut remote = args(Path::new(&url), false, format);
+            (remote.identity, remote.from) = (Some(identity.clone()), 2);
+            let local = ExportArgs { from: 2, ..args(&log, false, format) };
+            assert_eq!(exported(&remote).await, exported(&local).await);
+            remote.raw = true;
+            let refused = write(&remote, &mut Vec::new()).await.unwrap_err().to_string();
+            assert!(refused.contains("needs the folder"), "{refused}");
+        }
+        stop.cancel();
+        serving.await.unwrap();
     }
 
     #[tokio::test]
@@ -208,9 +269,9 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         sample(&log).await;
-        let text = exported(&args(&log, true, Format::JsonLines));
+        let text = exported(&args(&log, true, Format::JsonLines)).await;
         let lines: Vec<&str> = text.lines().collect();
-        let shown = exported(&args(&log, false, Format::JsonLines));
+        let shown = exported(&args(&log, false, Format::JsonLines)).await;
         let cases = [
             (lines[1..].join("\n"), "the export is not whole"),
             (lines[..1].join("\n"), "in the middle of an append"),
@@ -230,7 +291,7 @@ pub(crate) mod tests {
         let dir = tempfile::tempdir().unwrap();
         sample(dir.path()).await;
         for format in [Format::JsonLines, Format::CloudEvents] {
-            let text = exported(&args(dir.path(), false, format));
+            let text = exported(&args(dir.path(), false, format)).await;
             assert!(!text.contains("kept from all"), "{text}");
             assert!(!text.contains(&base64::Engine::encode(
                 &base64::prelude::BASE64_STANDARD,
@@ -250,7 +311,7 @@ pub(crate) mod tests {
     async fn a_cloud_event_has_what_the_specification_asks() {
         let dir = tempfile::tempdir().unwrap();
         sample(dir.path()).await;
-        let text = exported(&args(dir.path(), false, Format::CloudEvents));
+        let text = exported(&args(dir.path(), false, Format::CloudEvents)).await;
         for line in text.lines() {
             let event: serde_json::Map<String, serde_json::Value> =
                 serde_json::from_str(line).unwrap();

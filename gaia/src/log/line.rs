@@ -79,14 +79,14 @@ pub(super) fn imported(line: &str) -> Result<Imported> {
 }
 
 /// As people may see it.
-pub(super) fn shown(entry: &Entry) -> Result<String> {
-    let Recorded { position, stream, revision, event, .. } = &entry.recorded;
+pub(super) fn shown(recorded: &Recorded) -> Result<String> {
+    let Recorded { position, stream, revision, event, .. } = recorded;
     let metadata = event.metadata();
     let mut line = object(json!({
         "position": position,
         "stream": &stream[..],
         "revision": revision,
-        "recorded_at": rfc3339(&entry.recorded)?,
+        "recorded_at": rfc3339(recorded)?,
         "id": event.id.as_uuid(),
         "type": &event.event_type[..],
         "version": event.version(),
@@ -97,13 +97,13 @@ pub(super) fn shown(entry: &Entry) -> Result<String> {
         "correlation": metadata.correlation_id,
     }));
     line.retain(|_, value| value.as_str() != Some(""));
-    say(entry, &mut line);
+    say(recorded, &mut line);
     Ok(Value::Object(line).to_string())
 }
 
 /// CloudEvents 1.0, structured.
-pub(super) fn cloud_event(entry: &Entry) -> Result<String> {
-    let Recorded { position, stream, revision, event, .. } = &entry.recorded;
+pub(super) fn cloud_event(recorded: &Recorded) -> Result<String> {
+    let Recorded { position, stream, revision, event, .. } = recorded;
     let metadata = event.metadata();
     // A CloudEvent's type is never empty; what was removed said its own no more.
     let event_type = if event.event_type.is_empty() { "removed" } else { &event.event_type };
@@ -113,7 +113,7 @@ pub(super) fn cloud_event(entry: &Entry) -> Result<String> {
         "source": "urn:gaia:log",
         "type": event_type,
         "subject": &stream[..],
-        "time": rfc3339(&entry.recorded)?,
+        "time": rfc3339(recorded)?,
         // Extensions: names of lower-case letters, and texts, since their numbers end at 2^31.
         "sequence": format!("{position:020}"),
         "revision": revision.to_string(),
@@ -125,7 +125,7 @@ pub(super) fn cloud_event(entry: &Entry) -> Result<String> {
         "traceparent": metadata.trace_parent,
     }));
     line.retain(|_, value| value.as_str() != Some(""));
-    say(entry, &mut line);
+    say(recorded, &mut line);
     if line.contains_key("data") {
         line.insert("datacontenttype".into(), "application/json".into());
     }
@@ -133,12 +133,13 @@ pub(super) fn cloud_event(entry: &Entry) -> Result<String> {
 }
 
 /// What the event says, without what is secret.
-fn say(entry: &Entry, line: &mut Map<String, Value>) {
-    if entry.removed.is_some() {
+fn say(recorded: &Recorded, line: &mut Map<String, Value>) {
+    // What was removed has no type any more.
+    if recorded.event.event_type.is_empty() {
         line.insert("removed".into(), true.into());
         return;
     }
-    let payload = schema::payload(&entry.recorded);
+    let payload = schema::payload(recorded);
     if payload.redacted {
         line.insert("redacted".into(), true.into());
     }
