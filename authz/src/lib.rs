@@ -1,7 +1,8 @@
 //! Who may call what: one table, and the layer that holds everybody to it.
 //!
 //! In reading order: [`table`] has a row for every RPC and every route, [`Role`] what users may do,
-//! [`guard`] refuses by the table before a handler is entered, `tally` counts what was refused.
+//! [`guard`] refuses by the table before a handler is entered, `tally` counts what was refused, [`throttle`]
+//! slows down who guesses passwords.
 //!
 //! To add an RPC, add its row to [`table::of_rpc`]; to add a route, add it to [`table::Route`] and to
 //! the gateway's `routes`. Neither compiles without.
@@ -15,6 +16,7 @@ mod guard;
 mod role;
 pub mod table;
 mod tally;
+pub mod throttle;
 
 pub use guard::{Refusal, guard};
 pub use role::{Category, Grants, Group, Role};

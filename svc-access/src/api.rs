@@ -3,6 +3,7 @@
 
 mod users;
 
+use authz::throttle::{Throttle, Who};
 use std::net::{IpAddr, SocketAddr};
 
 use eventlog::{Clock, Origin, Stopped};
@@ -20,7 +21,6 @@ use crate::{
     passwords::{self, Passwords},
     service::Owner,
     sessions::Sessions,
-    throttle::{Throttle, Who},
 };
 
 pub(crate) struct Api {

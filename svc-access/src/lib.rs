@@ -1,7 +1,7 @@
 //! Users, their sessions, and the vault.
 //!
 //! In reading order: [`domain`] decides, `codec` stores, `limits` says what may come in, `passwords`,
-//! `sessions` and `throttle` guard the door, `service` starts it all, `api` serves it.
+//! `sessions` guards the door, `service` starts it all, `api` serves it.
 //!
 //! Invariants:
 //! - No password and no secret is stored or shown in clear: passwords are hashed, secrets sealed.
@@ -17,7 +17,6 @@ mod limits;
 mod passwords;
 mod service;
 mod sessions;
-mod throttle;
 
 pub use codec::decode;
 pub use config::Config;

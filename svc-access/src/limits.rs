@@ -4,7 +4,7 @@ use authz::{Group, Role};
 use tonic::Status;
 
 /// Characters of a user's name.
-pub(crate) const USERNAME: usize = 64;
+const USERNAME: usize = 64;
 /// Characters of a user's name as it is shown.
 const DISPLAY_NAME: usize = 100;
 /// Characters of a key.

@@ -1,5 +1,6 @@
 //! What runs: the owner of the state, and the first user.
 
+use authz::throttle::Throttle;
 use std::path::PathBuf;
 
 use axum::Router;
@@ -17,7 +18,6 @@ use crate::{
     domain::{self, Command, Event, Rejection, State},
     passwords::{self, PasswordError, Passwords},
     sessions::Sessions,
-    throttle::Throttle,
 };
 
 pub(crate) type Owner = eventlog::Owner<State, Command, Event, Rejection>;

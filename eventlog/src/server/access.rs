@@ -40,10 +40,11 @@ impl Access {
 
     async fn caller(
         &self,
-        peer: Option<Peer>,
+        connection: Option<&Connection>,
         shown: Option<HeaderValue>,
     ) -> Result<Caller, Status> {
-        match peer {
+        let address = connection.map(|connection| connection.address.ip());
+        match connection.map(|connection| connection.peer.clone()) {
             Some(Peer::Service(name)) => return Ok(Caller::Service(name)),
             Some(Peer::Worker(id)) => {
                 let why = format!("worker {id} may not use the log; services and users may");
@@ -55,10 +56,7 @@ impl Access {
         let shown = shown.ok_or_else(|| {
             Status::unauthenticated("show a service's certificate, or a user's name and password")
         })?;
-        let user = self.users.verify(shown.as_bytes()).await;
-        let (name, rights) = user.ok_or_else(|| {
-            Status::unauthenticated("there is no user with this name and this password")
-        })?;
+        let (name, rights) = self.users.verify(shown.as_bytes(), address).await?;
         Ok(Caller::User { name, rights })
     }
 }
@@ -90,10 +88,9 @@ pub(super) async fn admit(
     next: Next,
 ) -> Response {
     if request.uri().path() != OPEN {
-        let connection = request.extensions().get::<Connection>();
-        let peer = connection.map(|connection| connection.peer.clone());
+        let connection = request.extensions().get::<Connection>().cloned();
         let shown = request.headers().get(header::AUTHORIZATION).cloned();
-        match access.caller(peer, shown).await {
+        match access.caller(connection.as_ref(), shown).await {
             Ok(caller) => drop(request.extensions_mut().insert(caller)),
             Err(status) if is_grpc(request.headers()) => return status.into_http(),
             Err(status) => {

@@ -1,22 +1,28 @@
 //! The file of users: one a line, `<name> read|read-write <argon2id hash>`.
 //!
 //! Hashing is slow on purpose, so what was verified once is remembered, as a digest under a key of this
-//! process. Passwords are tried a few at a time, beside the runtime.
+//! process. Passwords are tried a few at a time, beside the runtime; whoever guesses has to wait, and when
+//! too many wait the next one is refused.
 
 use std::{
     collections::HashMap,
     fmt, fs, io,
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use argon2::{Argon2, PasswordHasher as _, PasswordVerifier as _, password_hash::phc};
+use authz::throttle::{Throttle, Who};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use sha2::{Digest as _, Sha256};
 use tokio::{sync::Semaphore, task::spawn_blocking};
+use tonic::Status;
 
 /// Each takes 19 MiB while it runs.
 const AT_ONCE: usize = 2;
+/// Who waits for that at most.
+const WAITING: usize = 16;
 /// Longest `authorization` header that is looked at.
 const LONGEST: usize = 2_048;
 
@@ -44,6 +50,8 @@ pub struct Users {
     verified: Mutex<HashMap<[u8; 32], (String, Rights)>>,
     key: [u8; 32],
     running: Arc<Semaphore>,
+    waiting: Semaphore,
+    throttle: Throttle,
 }
 
 struct User {
@@ -76,6 +84,8 @@ impl Default for Users {
             verified: Mutex::default(),
             key: identity::random(),
             running: Arc::new(Semaphore::new(AT_ONCE)),
+            waiting: Semaphore::new(WAITING),
+            throttle: Throttle::default(),
         }
     }
 }
@@ -119,34 +129,64 @@ impl Users {
         Ok(format!("{name} {rights} {}", hash(password)))
     }
 
-    /// Who shows this `authorization` header.
-    pub(super) async fn verify(&self, shown: &[u8]) -> Option<(String, Rights)> {
+    /// Who shows this `authorization` header, from this address.
+    pub(super) async fn verify(
+        &self,
+        shown: &[u8],
+        address: Option<IpAddr>,
+    ) -> Result<(String, Rights), Status> {
         if shown.len() > LONGEST {
-            return None;
+            return Err(unknown());
         }
         let digest = Sha256::new().chain_update(self.key).chain_update(shown).finalize().into();
         if let Some(known) = self.remembered().get(&digest) {
-            return Some(known.clone());
+            return Ok(known.clone());
         }
-        let (name, password) = basic(shown)?;
-        let user = self.known.get(&name);
-        let hash = user.map_or(&self.nobody, |user| &user.hash).clone();
-        let permit = Arc::clone(&self.running).acquire_owned().await.ok()?;
+        let (name, password) = basic(shown).ok_or_else(unknown)?;
+        let whose = Who::of(&name, address);
+        self.check_wait(&whose)?;
+        let _waiting = self.waiting.try_acquire().map_err(|_| {
+            Status::resource_exhausted("too many passwords are being checked; try again")
+        })?;
+        let fits = self.fits(&name, password).await;
+        // Who tries many at once learns no more than who tries one after the other.
+        self.check_wait(&whose)?;
+        let Some(user) = self.known.get(&name).filter(|_| fits) else {
+            self.throttle.failed(whose);
+            return Err(unknown());
+        };
+        self.throttle.succeeded(&whose);
+        self.remembered().insert(digest, (name.clone(), user.rights));
+        Ok((name, user.rights))
+    }
+
+    fn check_wait(&self, whose: &[Who]) -> Result<(), Status> {
+        let Some(wait) = self.throttle.wait(whose) else { return Ok(()) };
+        let seconds = wait.as_secs() + 1;
+        let why = format!("too many wrong passwords; try again in {seconds} s");
+        Err(Status::resource_exhausted(why))
+    }
+
+    async fn fits(&self, name: &str, password: String) -> bool {
+        let hash = self.known.get(name).map_or(&self.nobody, |user| &user.hash).clone();
+        let Ok(permit) = Arc::clone(&self.running).acquire_owned().await else { return false };
         let fits = spawn_blocking(move || {
             let _permit = permit;
             phc::PasswordHash::new(&hash).is_ok_and(|hash| {
                 Argon2::default().verify_password(password.as_bytes(), &hash).is_ok()
             })
         });
-        let verified = fits.await.ok()?.then_some((name, user?.rights))?;
-        self.remembered().insert(digest, verified.clone());
-        Some(verified)
+        fits.await.unwrap_or(false)
     }
 
     /// At most one entry for each spelling of a right password.
     fn remembered(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 32], (String, Rights)>> {
         self.verified.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn unknown() -> Status {
+    Status::unauthenticated("there is no user with this name and this password")
 }
 
 fn user(line: &str) -> Option<(String, User)> {
@@ -182,4 +222,43 @@ fn basic(shown: &[u8]) -> Option<(String, String)> {
     let decoded = BASE64_STANDARD.decode(encoded.trim()).ok()?;
     let (name, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
     Some((name.to_owned(), password.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::join_all;
+    use tonic::Code;
+
+    use super::*;
+
+    fn shown(name: &str, password: &str) -> Vec<u8> {
+        format!("Basic {}", BASE64_STANDARD.encode(format!("{name}:{password}"))).into_bytes()
+    }
+
+    #[tokio::test]
+    async fn who_guesses_has_to_wait() {
+        let line = Users::line("ada", Rights::Read, "right").unwrap();
+        let users = Users::parse(&line).unwrap();
+        let from = |last| Some(IpAddr::from([192, 0, 2, last]));
+        for guess in 0..5 {
+            let guess = shown("ada", &guess.to_string());
+            let refused = users.verify(&guess, from(1)).await.unwrap_err();
+            assert_eq!(refused.code(), Code::Unauthenticated);
+        }
+        let refused = users.verify(&shown("ada", "right"), from(2)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+        assert!(refused.message().contains("try again in"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn too_many_at_once_are_refused_and_nobody_who_is_known() {
+        let line = Users::line("ada", Rights::Read, "right").unwrap();
+        let users = Users::parse(&line).unwrap();
+        users.verify(&shown("ada", "right"), None).await.unwrap();
+        let guesses: Vec<_> = (0..40).map(|name| shown(&name.to_string(), "guess")).collect();
+        let answers = join_all(guesses.iter().map(|guess| users.verify(guess, None))).await;
+        let codes = answers.into_iter().map(|answer| answer.unwrap_err().code());
+        assert_eq!(codes.filter(|code| *code == Code::ResourceExhausted).count(), 40 - WAITING);
+        users.verify(&shown("ada", "right"), None).await.unwrap();
+    }
 }

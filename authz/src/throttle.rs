@@ -19,8 +19,8 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::limits;
-
+/// Longest name that a user may have, in bytes.
+const NAME: usize = 256;
 /// Failures of a user without a wait.
 const OF_USER: u32 = 5;
 /// Failures from an address without a wait: many users may share one.
@@ -33,16 +33,17 @@ const MOST: usize = 10_000;
 
 /// Who has to wait.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Who {
+pub enum Who {
     User(String),
     Address(IpAddr),
 }
 
 impl Who {
     /// All that are responsible for an attempt.
-    pub(crate) fn of(username: &str, address: Option<IpAddr>) -> Vec<Self> {
+    #[must_use]
+    pub fn of(username: &str, address: Option<IpAddr>) -> Vec<Self> {
         // All names that cannot exist share one entry.
-        let username = if username.len() <= limits::USERNAME { username } else { "" };
+        let username = if username.len() <= NAME { username } else { "" };
         let user = Self::User(username.to_owned());
         [user].into_iter().chain(address.map(|address| Self::Address(network(address)))).collect()
     }
@@ -64,7 +65,7 @@ fn network(address: IpAddr) -> IpAddr {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Throttle(Mutex<HashMap<Who, Failures>>);
+pub struct Throttle(Mutex<HashMap<Who, Failures>>);
 
 #[derive(Debug)]
 struct Failures {
@@ -74,7 +75,8 @@ struct Failures {
 
 impl Throttle {
     /// How long the longest of these waits still is.
-    pub(crate) fn wait(&self, whose: &[Who]) -> Option<Duration> {
+    #[must_use]
+    pub fn wait(&self, whose: &[Who]) -> Option<Duration> {
         whose.iter().filter_map(|who| self.wait_of(who)).max()
     }
 
@@ -86,7 +88,8 @@ impl Throttle {
         wait.checked_sub(failures.last.elapsed()).filter(|left| !left.is_zero())
     }
 
-    pub(crate) fn failed(&self, whose: Vec<Who>) {
+    /// They have tried in vain.
+    pub fn failed(&self, whose: Vec<Who>) {
         for who in whose {
             self.one_failed(who);
         }
@@ -106,7 +109,8 @@ impl Throttle {
         entry.last = now;
     }
 
-    pub(crate) fn succeeded(&self, whose: &[Who]) {
+    /// A right password came from them.
+    pub fn succeeded(&self, whose: &[Who]) {
         for who in whose.iter().filter(|who| matches!(who, Who::User(_))) {
             self.failures().remove(who);
         }
