@@ -29,7 +29,7 @@ use proto::event_store::client::{
         batch_append_resp as batch, delete_req, tombstone_req,
     },
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use uuid::Uuid;
@@ -137,7 +137,7 @@ impl super::Served {
             let event = names::event(id.as_ref(), metadata, custom_metadata, data)?;
             batch.push(event).map_err(|refusal| refusal.status("Append"))?;
         }
-        let result = match write(&self.log, batch).await {
+        let result = match holding(held, write(&self.log, batch)).await {
             Ok(appended) => append_resp::Result::Success(success(appended)),
             Err(AppendError::Conflict { expected, current, .. }) => {
                 let wrong = wrong_version(expected, current);
@@ -254,6 +254,21 @@ fn write(
     .boxed()
 }
 
+/// What an append holds, it holds until it is written: whether or not its caller still waits, and whether
+/// or not anybody reads the answers before it.
+fn holding(
+    held: Vec<OwnedSemaphorePermit>,
+    append: BoxFuture<'static, Result<Appended, AppendError>>,
+) -> BoxFuture<'static, Result<Appended, AppendError>> {
+    let append = tokio::spawn(async move {
+        let appended = append.await;
+        drop(held);
+        appended
+    });
+    let ended = |error| LogError::Stopped(format!("an append did not finish: {error}")).into();
+    append.map(move |appended| appended.unwrap_or_else(|error| Err(ended(error)))).boxed()
+}
+
 fn success(Appended { position, revision }: Appended) -> Success {
     let position = Position { commit_position: position, prepare_position: position };
     Success {
@@ -360,13 +375,8 @@ impl Session {
             Ok(Unfinished { batch, deadline }) => {
                 let kib = kib(batch.bytes, SESSIONS);
                 let permit = Arc::clone(&self.waiting).acquire_many_owned(kib).await;
-                let append = write(&self.log, batch);
-                async move {
-                    let appended = within(deadline, append).await;
-                    drop(permit);
-                    appended
-                }
-                .boxed()
+                let held = permit.into_iter().collect();
+                within(deadline, holding(held, write(&self.log, batch))).boxed()
             }
             Err(refusal) => future::ready(Err(refusal)).boxed(),
         };
@@ -463,3 +473,6 @@ fn answered(mut answer: BatchAppendResp, appended: Result<Appended, Refusal>) ->
     });
     answer
 }
+
+#[cfg(test)]
+mod tests;

@@ -70,6 +70,7 @@ async fn users_have_the_rights_that_their_line_gives() {
     };
     let ada = user("ada:adaada@");
     ada.append("anything", Expected::None, vec![event(0)]).await.unwrap();
+    soon(user("%61da:adaad%61@").next_position()).await.unwrap();
     let bob = user("bob:bobbob@");
     assert_eq!(all(bob.read_all(0, &[])).await.len(), 1);
     let refused = soon(bob.append("anything", Expected::Any, vec![event(1)])).await.unwrap_err();
@@ -201,5 +202,8 @@ async fn broken_connections_lose_and_repeat_nothing() {
     let connections = connections.load(Ordering::Relaxed);
     assert!(connections > 10, "only {connections} connections");
     assert_eq!(all(log.read_all(0, &[])).await, seen);
+    let mut back = all(log.read_all_backward(None, eventlog::Filter::default())).await;
+    back.reverse();
+    assert_eq!(back, seen);
     assert_eq!(all(log.read_stream("run-1", 0, usize::MAX)).await, seen);
 }
