@@ -167,7 +167,7 @@ impl Engine for Esdb {
                 let next = from.unwrap_or(0);
                 self.read(What::Forward { next, filter, end: None })
             }
-            Direction::Backward => self.read(What::Backward { from, filter }),
+            Direction::Backward => self.read(What::Backward { from, seen: None, filter }),
         }
     }
 

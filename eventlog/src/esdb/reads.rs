@@ -42,9 +42,10 @@ pub(super) enum What {
         filter: Filter,
         end: Option<u64>,
     },
-    /// From this position, inclusive; `None`: from the end.
+    /// From this position, inclusive; `None`: from the end. It goes on before what was seen.
     Backward {
         from: Option<u64>,
+        seen: Option<u64>,
         filter: Filter,
     },
     Following {
@@ -137,7 +138,8 @@ impl Reading {
         match &self.what {
             What::Stream { left, .. } => *left == 0,
             What::Forward { next, end, .. } => end.is_some_and(|end| *next >= end),
-            What::Backward { .. } | What::Following { .. } => false,
+            What::Backward { seen, .. } => *seen == Some(0),
+            What::Following { .. } => false,
         }
     }
 
@@ -222,12 +224,13 @@ impl Reading {
                 let options = all(filter).forwards().position(at(self.first(*next)));
                 client.read_all(&options).await.map(|read| Open::Read(read.into()))
             }
-            What::Backward { from, filter } => {
-                let (from, filter) = (*from, filter.clone());
-                let Some(from) = from else {
-                    return backward(lease, StreamPosition::End, &filter).await;
-                };
-                self.backward_from(lease, from, &filter).await
+            What::Backward { from, seen, filter } => {
+                let filter = filter.clone();
+                match (*seen, *from) {
+                    (Some(seen), _) => backward(lease, at(Some(seen)), &filter).await,
+                    (None, Some(from)) => self.backward_from(lease, from, &filter).await,
+                    (None, None) => backward(lease, StreamPosition::End, &filter).await,
+                }
             }
             What::Following { next, filter } => {
                 let (next, filter) = (*next, filter.clone());
@@ -304,14 +307,13 @@ impl Reading {
                 self.exact = false;
                 filter.matches(&event.stream, &event.event.event_type)
             }
-            What::Backward { from, filter } => {
-                if from.is_some_and(|from| event.position > from) {
+            What::Backward { from, seen, filter } => {
+                let is_late = from.is_some_and(|from| event.position > from);
+                if is_late || seen.is_some_and(|seen| event.position >= seen) {
                     return Taken::Skipped;
                 }
-                let wanted = filter.matches(&event.stream, &event.event.event_type);
-                // A call that breaks begins again with this event, and skips it.
-                *from = Some(event.position.saturating_sub(1));
-                wanted
+                *seen = Some(event.position);
+                filter.matches(&event.stream, &event.event.event_type)
             }
         };
         if wanted { Taken::Wanted(event) } else { Taken::Skipped }
@@ -446,4 +448,32 @@ async fn end_of_all(pool: &Arc<Pool>) -> Result<u64, Error> {
     };
     let last = last.await;
     lease.look(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::NewEvent;
+
+    fn event(position: u64) -> Recorded {
+        let id = ids::EventId::from_uuid(uuid::Uuid::from_u128(u128::from(position)));
+        let event = NewEvent::new(id, "Counted", Bytes::new(), &crate::Metadata::default());
+        let (stream, recorded_at) = ("run-1".into(), ids::Timestamp(0));
+        Recorded { position, stream, revision: position, recorded_at, event }
+    }
+
+    #[test]
+    fn a_broken_read_backward_repeats_nothing_and_ends_with_the_first_event() {
+        let pool = Pool::new("esdb://localhost:1?tls=false".parse().unwrap());
+        let what = What::Backward { from: Some(7), seen: None, filter: Filter::default() };
+        let mut reading = Reading::new(Arc::new(pool), what);
+        // A call that breaks gives what it gave, and more.
+        for (position, is_new) in [(9, false), (7, true), (7, false), (3, true), (7, false)] {
+            let taken = matches!(reading.take(event(position)), Taken::Wanted(_));
+            assert_eq!(taken, is_new, "{position}");
+        }
+        assert!(!reading.is_done());
+        assert!(matches!(reading.take(event(0)), Taken::Wanted(_)));
+        assert!(reading.is_done(), "nothing is before the first");
+    }
 }
