@@ -36,8 +36,8 @@ pub(super) fn parse(url: &str, identity: Option<&Path>) -> Result<ClientSettings
         added.push_str("&discoveryInterval=1");
     }
     // Whoever names a user means another CA than ours, too.
-    let is_user = rest.split('?').next().is_some_and(|hosts| hosts.contains('@'));
-    if let Some(folder) = identity.filter(|_| !is_user && !names("tls=false")) {
+    let user = rest.split('?').next().and_then(|rest| rest.rsplit_once('@')).map(|(user, _)| user);
+    if let Some(folder) = identity.filter(|_| user.is_none() && !names("tls=false")) {
         let mut add = |option: &str, file: &str| {
             let path = encoded(&folder.join(file));
             write!(added, "&{option}={path}").expect("a String takes everything");
@@ -56,7 +56,35 @@ pub(super) fn parse(url: &str, identity: Option<&Path>) -> Result<ClientSettings
     let settings: ClientSettings =
         joined.parse().map_err(|_| invalid("this address cannot be understood"))?;
     readable(&settings)?;
-    Ok(settings)
+    if user.is_none_or(|user| user.bytes().all(|byte| is_plain(byte) || byte == b':')) {
+        return Ok(settings);
+    }
+    decoded(&settings).ok_or_else(|| invalid("this user or password cannot be understood"))
+}
+
+/// The client sends user and password as they stand in the address, where a space, say, is `%20`. They
+/// are reached through the stored form of its settings only.
+fn decoded(settings: &ClientSettings) -> Option<ClientSettings> {
+    let mut stored = toml::Table::try_from(settings).ok()?;
+    let user = stored.get_mut("default_user_name")?.as_table_mut()?;
+    for (_, part) in user.iter_mut() {
+        let bytes = part.as_array()?.iter().map(|byte| u8::try_from(byte.as_integer()?).ok());
+        let text = percent_decoded(&bytes.collect::<Option<Vec<_>>>()?)?;
+        *part = toml::Value::String(text);
+    }
+    stored.try_into().ok()
+}
+
+fn percent_decoded(text: &[u8]) -> Option<String> {
+    let (mut decoded, mut rest) = (Vec::new(), text);
+    while let [first, after @ ..] = rest {
+        let is_hex = |hex: &&[u8]| *first == b'%' && hex.iter().all(u8::is_ascii_hexdigit);
+        let hex = after.get(..2).filter(is_hex);
+        let hex = hex.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        decoded.push(hex.unwrap_or(*first));
+        rest = if hex.is_some() { &after[2..] } else { after };
+    }
+    String::from_utf8(decoded).ok()
 }
 
 /// The client panics on files that are not what they should be.
@@ -87,13 +115,18 @@ fn readable(settings: &ClientSettings) -> Result<(), LogError> {
 
 fn encoded(path: &Path) -> String {
     path.to_string_lossy().bytes().fold(String::new(), |mut text, byte| {
-        if byte.is_ascii_alphanumeric() || b"/._-~".contains(&byte) {
+        if is_plain(byte) || byte == b'/' {
             text.push(char::from(byte));
         } else {
             write!(text, "%{byte:02X}").expect("a String takes everything");
         }
         text
     })
+}
+
+/// Stands for itself in every address.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"._-~".contains(&byte)
 }
 
 /// Without user and password.
@@ -106,6 +139,26 @@ fn redacted(url: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_user_is_who_the_address_names_in_its_encoding() {
+        let user = |user: &str| {
+            let settings = parse(&format!("esdb://{user}@host:1?keepAliveInterval=5000"), None);
+            settings.unwrap().default_authenticated_user().clone().unwrap()
+        };
+        let expected = |name: &str, password: &str| {
+            kurrentdb::Credentials::new(name.to_owned(), password.to_owned())
+        };
+        assert_eq!(user("ada:secret"), expected("ada", "secret"));
+        assert_eq!(user("ada%20l:a%40b%3Ac%25d%C3%A4"), expected("ada l", "a@b:c%dä"));
+        assert_eq!(user("ada:a b"), expected("ada", "a b"));
+        assert_eq!(user("ada:100%"), expected("ada", "100%"));
+        assert_eq!(user("ada:%+a"), expected("ada", "%+a"));
+        assert!(parse("esdb://ada:%FF@host:1", None).is_err(), "no text");
+        let same =
+            |user| parse(&format!("esdb+discover://{user}:c@host:1?tls=false"), None).unwrap();
+        assert_eq!(same("%61"), same("a"), "all the rest stays");
+    }
 
     #[test]
     fn an_address_that_cannot_be_used_is_named_without_its_password() {
