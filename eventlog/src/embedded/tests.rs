@@ -20,7 +20,7 @@ use super::{
     segment::Segment,
     *,
 };
-use crate::{Expected, Log, Metadata, NewEvent, store::Stored};
+use crate::{Expected, Log, Metadata, NewEvent, disk::simulated::mount, store::Stored};
 
 const SALT: u32 = 0x5a17_0001;
 const SECTOR: usize = 512;
@@ -380,4 +380,31 @@ fn verify_sees_a_forged_event() {
     let folder = Folder::with(&build.bytes);
     let error = verify::verify(folder.0.path()).unwrap_err().to_string();
     assert!(error.contains("event 1 was changed after it was written"), "{error}");
+}
+
+/// More than the writer remembers the heads of.
+#[tokio::test]
+async fn a_stream_of_very_many_that_wait_together_goes_on() {
+    const STREAMS: u64 = 70_000;
+    let mounted = mount(1);
+    let dir = mounted.root.join("log");
+    let log = Log::open(&dir, clock()).unwrap();
+    let append = |number: u64, stream: u64| {
+        let id = EventId::from_uuid(Uuid::from_u128(u128::from(number) + 1));
+        let new = NewEvent::new(id, "Counted", Vec::new(), &Metadata::default());
+        log.append(format!("run-{stream}"), Expected::Any, vec![new])
+    };
+    mounted.disk.pause();
+    let first = append(STREAMS, STREAMS);
+    while !mounted.disk.is_waited_for() {
+        std::thread::yield_now();
+    }
+    let mut waiting: Vec<_> = (0..STREAMS).map(|number| append(number, number)).collect();
+    waiting.push(append(STREAMS + 1, 0));
+    mounted.disk.resume();
+    first.await.unwrap();
+    let last = futures::future::try_join_all(waiting).await.unwrap().pop().unwrap();
+    assert_eq!(last.revision, 1);
+    drop(log);
+    Log::open(&dir, clock()).unwrap();
 }

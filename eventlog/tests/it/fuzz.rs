@@ -1,5 +1,7 @@
 //! Calls that no client would make, over real TLS: each is answered, and the server goes on.
 
+use std::{env, fs, process::Command};
+
 use axum::http::{Request, Response};
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -200,7 +202,30 @@ fn channel(serving: &Serving, ca: &Ca) -> Channel {
     Channel::remote(&serving.address.to_string(), "log", tls, Protocols::Http2).unwrap()
 }
 
+/// Tells the child, which is this same test binary, that it is one: memory is counted by process.
+const CHILD: &str = "EVENTLOG_TEST_FUZZ";
+/// Most memory for the server, its log and its clients, in KiB: a hundred times what came by then.
+const MOST_MEMORY: u64 = 128 << 10;
+
 #[tokio::test]
+async fn nonsense_is_answered_and_takes_little_memory() {
+    if env::var_os(CHILD).is_some() {
+        nonsense_is_answered_and_stops_nobody().await;
+        println!("{}", fs::read_to_string("/proc/self/status").unwrap());
+        return;
+    }
+    let name = "fuzz::nonsense_is_answered_and_takes_little_memory";
+    let mut child = Command::new(env::current_exe().unwrap());
+    child.args([name, "--exact", "--nocapture"]).env(CHILD, "1");
+    let child = tokio::task::spawn_blocking(move || child.output()).await.unwrap().unwrap();
+    let (said, why) =
+        [child.stdout, child.stderr].map(|text| String::from_utf8(text).unwrap()).into();
+    assert!(child.status.success(), "{said}{why}");
+    let peak = said.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak < MOST_MEMORY, "{peak} KiB of memory");
+}
+
 async fn nonsense_is_answered_and_stops_nobody() {
     let (dir, ca) = (tempfile::tempdir().unwrap(), Ca::new());
     let serving = Serving::start(open_small(dir.path()), &ca, ANY_PORT);
