@@ -1,6 +1,7 @@
 //! What we publish figures from: one program a subject in `src/bin`, each with its raw baseline from the
 //! same minute. Run them with `cargo run --release -p benches --bin NAME`.
 
+pub mod events;
 mod fleet;
 mod process;
 mod raw;

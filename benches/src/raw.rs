@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use eventlog::{Clock, Expected, Log, Metadata, NewEvent};
+use eventlog::{Clock, Expected, Log};
 use futures::{StreamExt, TryStreamExt, stream};
-use ids::EventId;
 
-use crate::{now, rate};
+use crate::{events::event, now, rate};
 
 /// An event of a run, about.
 const EVENT: usize = 200;
@@ -21,16 +20,9 @@ pub async fn raw_appends(at_once: usize) -> Result<f64> {
     let log = &log;
     let count = stream::iter(0u64..)
         .take_while(|_| std::future::ready(begun.elapsed() < Duration::from_secs(SECONDS)))
-        .map(async |nth| log.append(format!("raw-{nth}"), Expected::None, vec![event()]).await)
+        .map(async |nth| log.append(format!("raw-{nth}"), Expected::None, vec![event(EVENT)]).await)
         .buffer_unordered(at_once)
         .try_fold(0, async |count, _| Ok(count + 1))
         .await?;
     Ok(rate(count, begun.elapsed()))
-}
-
-fn event() -> NewEvent {
-    #[expect(clippy::disallowed_methods, reason = "the benchmark is the edge where ids are made")]
-    let id = EventId::from_uuid(uuid::Uuid::now_v7());
-    let metadata = Metadata { version: 1, actor: "service:bench".into(), ..Metadata::default() };
-    NewEvent::new(id, "Measured", vec![7; EVENT], &metadata)
 }

@@ -1,19 +1,27 @@
 //! The log: `cargo run --release -p benches --bin eventlog [FOLDER]`.
 //!
 //! Appends of one event of 1 KiB to streams of 20, each with an expected revision and durable before its
-//! answer, from 1, 16 and 256 writers; then a replay of all of it. Beside it raw writes of the same size
-//! with `fdatasync`, one at a time and in batches of 16 and 256, on the same disk in the same minute.
+//! answer, from 1, 16 and 256 writers: to the log itself, and to the same log served over TLS, through the
+//! official client in this process; then a replay of all of it. Beside it raw writes of the same size with
+//! `fdatasync`, one at a time and in batches of 16 and 256, on the same disk in the same minute.
 
 use std::{fs::File, io::Write, path::Path, time::Duration};
 
 use anyhow::Result;
-use benches::{load, now, percentiles, rate};
-use eventlog::{Clock, Expected, Log, Metadata, NewEvent};
-use futures::{StreamExt, future};
-use ids::EventId;
+use benches::{
+    events::{STREAM, event, replay},
+    load, now, percentiles, rate,
+};
+use eventlog::{
+    Clock, Expected, Log,
+    server::{self, Access, Users},
+};
+use futures::future;
+use identity::Authority;
+use tokio_util::sync::CancellationToken;
+use transport::Server;
 
 const EVENT: usize = 1 << 10;
-const STREAM: usize = 20;
 const SECONDS: u64 = 3;
 
 #[tokio::main]
@@ -26,9 +34,10 @@ async fn main() -> Result<()> {
     let log = Log::open(&folder.path().join("log"), Clock::system())?;
     for writers in [1, 16, 256] {
         raw(folder.path(), writers)?;
-        append(&log, writers).await?;
+        append(&log, "embedded", writers).await?;
     }
-    replay(&log).await?;
+    served(&log, folder.path()).await?;
+    replay(&log, "warm").await?;
     drop(log);
     let begun = now();
     let log = Log::open(&folder.path().join("log"), Clock::system())?;
@@ -52,50 +61,53 @@ fn raw(folder: &Path, batch: usize) -> Result<()> {
     Ok(())
 }
 
-async fn append(log: &Log, writers: usize) -> Result<()> {
+async fn served(log: &Log, folder: &Path) -> Result<()> {
+    identity::install_crypto();
+    let ca = Authority::open_or_create(&folder.join("ca"))?;
+    let hour = Duration::from_hours(1);
+    let identity = folder.join("identity");
+    ca.issue_service("server", &[], hour)?.credentials.save(&identity)?;
+    let credentials = ca.issue_service("log", &[], hour)?.credentials;
+    let server = Server::bind(([127, 0, 0, 1], 0).into(), &credentials).await?;
+    let client = Log::esdb(&format!("esdb://{}", server.local_addr()), Some(&identity))?;
+    let stop = CancellationToken::new();
+    let router = server::router(log.clone(), Access::new(Users::default()), stop.clone());
+    let serving = tokio::spawn(server.acknowledge_at_once().serve(router, stop.clone()));
+    for writers in [1, 16, 256] {
+        raw(folder, writers)?;
+        append(&client, "served", writers).await?;
+    }
+    drop(client);
+    stop.cancel();
+    Ok(serving.await?)
+}
+
+async fn append(log: &Log, way: &'static str, writers: usize) -> Result<()> {
     let begun = now();
-    let work = (0..writers).map(|writer| tokio::spawn(write(log.clone(), writer, writers)));
+    let work = (0..writers).map(|writer| {
+        let streams = format!("{way}-{writers}-{writer}");
+        tokio::spawn(write(log.clone(), streams))
+    });
     let mut took = Vec::new();
     for done in future::join_all(work).await {
         took.extend(done??);
     }
     let rate = rate(took.len(), begun.elapsed());
-    println!("{writers} writers: {rate:.0} appends/s, {}", percentiles(&mut took));
+    println!("{way}, {writers} writers: {rate:.0} appends/s, {}", percentiles(&mut took));
     Ok(())
 }
 
-async fn write(log: Log, writer: usize, writers: usize) -> Result<Vec<Duration>> {
+async fn write(log: Log, streams: String) -> Result<Vec<Duration>> {
     let begun = now();
     let mut took = Vec::new();
     while begun.elapsed() < Duration::from_secs(SECONDS) {
         let (number, place) = (took.len() / STREAM, (took.len() % STREAM) as u64);
-        let stream = format!("bench-{writers}-{writer}-{number}");
+        let stream = format!("{streams}-{number}");
         let expected = place.checked_sub(1).map_or(Expected::None, Expected::Revision);
-        let event = event();
+        let event = event(EVENT);
         let asked = now();
         log.append(stream, expected, vec![event]).await?;
         took.push(asked.elapsed());
     }
     Ok(took)
-}
-
-fn event() -> NewEvent {
-    #[expect(clippy::disallowed_methods, reason = "the benchmark is the edge where ids are made")]
-    let id = EventId::from_uuid(uuid::Uuid::now_v7());
-    let mut data = vec![0; EVENT];
-    data.chunks_mut(16).for_each(|chunk| chunk.copy_from_slice(&id.as_uuid().as_bytes()[..]));
-    let metadata = Metadata { version: 1, actor: "service:bench".into(), ..Metadata::default() };
-    NewEvent::new(id, "Measured", data, &metadata)
-}
-
-async fn replay(log: &Log) -> Result<()> {
-    let begun = now();
-    let mut events = log.read_all(0, &[]);
-    let mut count = 0;
-    while let Some(event) = events.next().await {
-        event?;
-        count += 1;
-    }
-    println!("replay, warm: {:.0} events/s ({count} events)", rate(count, begun.elapsed()));
-    Ok(())
 }

@@ -1,7 +1,7 @@
-//! A log that has grown: `cargo run --release -p benches --bin grown_log -- fill FOLDER EVENTS`, then
-//! `… -- measure FOLDER` in a process of its own.
+//! A log that has grown: `cargo run --release -p benches --bin grown_log -- fill FOLDER EVENTS [BYTES]`,
+//! then `… -- measure FOLDER` in a process of its own.
 //!
-//! Events of 1 KiB in streams of 20, which grow side by side. Measured are opening, the memory that takes,
+//! Events of 1 KiB, or of so many bytes, in streams of 20, which grow side by side. Measured are opening, the memory that takes,
 //! reads of single streams, a replay of everything, and appends to new streams: cold, which is after the
 //! files were taken out of the page cache (`POSIX_FADV_DONTNEED`), and warm.
 
@@ -12,14 +12,15 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use benches::{load, now, percentiles, rate};
-use eventlog::{Clock, Expected, Log, Metadata, NewEvent};
+use benches::{
+    events::{STREAM, event, replay},
+    load, now, percentiles, rate,
+};
+use eventlog::{Clock, Expected, Log};
 use futures::{StreamExt, future};
-use ids::EventId;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 const EVENT: usize = 1 << 10;
-const STREAM: usize = 20;
 /// Events of one append.
 const BATCH: usize = 5;
 /// Streams that grow side by side.
@@ -30,13 +31,16 @@ const READS: usize = 2_000;
 async fn main() -> Result<()> {
     let args: Vec<_> = std::env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["fill", folder, events] => fill(Path::new(folder), events.parse()?).await,
+        ["fill", folder, events] => fill(Path::new(folder), events.parse()?, EVENT).await,
+        ["fill", folder, events, bytes] => {
+            fill(Path::new(folder), events.parse()?, bytes.parse()?).await
+        }
         ["measure", folder] => measure(Path::new(folder)).await,
-        _ => bail!("say `fill FOLDER EVENTS` or `measure FOLDER`"),
+        _ => bail!("say `fill FOLDER EVENTS [BYTES]` or `measure FOLDER`"),
     }
 }
 
-async fn fill(folder: &Path, events: usize) -> Result<()> {
+async fn fill(folder: &Path, events: usize, bytes: usize) -> Result<()> {
     let log = Log::open(folder, Clock::system())?;
     let (begun, streams) = (now(), events / STREAM);
     let write = |writer: usize| {
@@ -46,7 +50,7 @@ async fn fill(folder: &Path, events: usize) -> Result<()> {
                 for revision in (0..STREAM).step_by(BATCH) {
                     let last = revision.checked_sub(1).map(|last| last as u64);
                     let expected = last.map_or(Expected::None, Expected::Revision);
-                    let events = (0..BATCH).map(|_| event()).collect();
+                    let events = (0..BATCH).map(|_| event(bytes)).collect();
                     log.append(name(number), expected, events).await?;
                 }
             }
@@ -63,15 +67,6 @@ async fn fill(folder: &Path, events: usize) -> Result<()> {
 
 fn name(stream: usize) -> String {
     format!("run-{stream}")
-}
-
-fn event() -> NewEvent {
-    #[expect(clippy::disallowed_methods, reason = "the benchmark is the edge where ids are made")]
-    let id = EventId::from_uuid(uuid::Uuid::now_v7());
-    let mut data = vec![0; EVENT];
-    data.chunks_mut(16).for_each(|chunk| chunk.copy_from_slice(&id.as_uuid().as_bytes()[..]));
-    let metadata = Metadata { version: 1, actor: "service:bench".into(), ..Metadata::default() };
-    NewEvent::new(id, "Measured", data, &metadata)
 }
 
 async fn measure(folder: &Path) -> Result<()> {
@@ -102,13 +97,7 @@ async fn measure(folder: &Path) -> Result<()> {
             forget(folder)?;
         }
         let log = Log::open(folder, Clock::system())?;
-        let begun = now();
-        let (mut events, mut count) = (log.read_all(0, &[]), 0);
-        while let Some(event) = events.next().await {
-            event?;
-            count += 1;
-        }
-        println!("replay, {state}: {:.0} events/s ({count} events)", rate(count, begun.elapsed()));
+        replay(&log, state).await?;
     }
     sizes(folder, streams * STREAM)?;
     append(&Log::open(folder, Clock::system())?, streams).await
@@ -137,7 +126,7 @@ async fn append(log: &Log, streams: usize) -> Result<()> {
             let mut count = 0;
             while begun.elapsed() < Duration::from_secs(3) {
                 let stream = format!("new-{streams}-{writer}-{count}");
-                log.append(stream, Expected::None, vec![event()]).await?;
+                log.append(stream, Expected::None, vec![event(EVENT)]).await?;
                 count += 1;
             }
             anyhow::Ok(count)
