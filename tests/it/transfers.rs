@@ -6,14 +6,15 @@ use anyhow::Result;
 use gaia::api::{Pipeline, Run};
 use ids::Digest;
 use serde_json::json;
-use tests::{Cluster, commit_all};
+use tests::{Cluster, Setting, commit_all};
 
 use crate::{program, story_pipeline};
 
 /// Bytes behind the program, which nobody reads and nothing makes less.
 const NOISE: usize = 64 << 20;
-/// How often somebody is killed in the middle of each transfer: the agent once, the server else.
-const KILLS: usize = 5;
+/// How often somebody is killed in the middle of each transfer: these in turn, and the agent.
+const KILLS: usize = 6;
+const SERVICES: [&str; 2] = ["svc-artifacts", "gateway"];
 
 fn noise() -> Vec<u8> {
     let mut state = 88_172_645_463_325_252_u64;
@@ -48,12 +49,12 @@ async fn disturb(
         if let Some(run) = over {
             return Ok((run, kills));
         }
-        if kills == 1 {
-            cluster.kill(agent).await?;
-            cluster.launch_agent(agent, arguments).await?;
+        if let Some(service) = SERVICES.get(kills % (SERVICES.len() + 1)) {
+            cluster.kill(service).await?;
+            cluster.restart(service)?;
         } else {
-            cluster.kill("server").await?;
-            cluster.restart_server().await?;
+            cluster.kill(agent).await?;
+            cluster.launch_agent_by(agent, "", arguments)?;
         }
         before = came()?;
     }
@@ -83,13 +84,15 @@ async fn large_pipeline(cluster: &Cluster, noise: &[u8]) -> Result<Pipeline> {
 
 #[tokio::test]
 async fn a_binary_arrives_whole_whoever_is_killed_on_its_way() -> Result<()> {
-    let mut cluster = Cluster::start(program()).await?;
+    let lines = "max_infrastructure_attempts = 1000\n";
+    let patient = Setting { service: "svc-scheduler", lines, environment: &[] };
+    let mut cluster = Cluster::start_apart(program(), &[patient], |_| Ok(())).await?;
     cluster.agent("one", &[]).await?;
     let noise = noise();
     let digest = Digest::of(&[&fs::read(story_pipeline())?[..], &noise].concat());
     let pipeline = large_pipeline(&cluster, &noise).await?;
 
-    let chunks = cluster.home("server").join("artifacts/chunks");
+    let chunks = cluster.home("svc-artifacts").join("artifacts/chunks");
     let stored = || files(&chunks);
     let (build, kills) = disturb(&mut cluster, &pipeline.buildrunid, ("one", &[]), stored).await?;
     assert_eq!(build.status, "success", "{}", build.reason);
