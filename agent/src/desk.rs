@@ -120,7 +120,8 @@ impl Desk {
             draining: draining_watcher,
             drain_known,
         };
-        let session = receive(self.primary.clone(), self.instance(tags), wires);
+        let workshop = Arc::clone(&self.workshop);
+        let session = receive(workshop, self.primary.clone(), self.instance(tags), wires);
         let mut session = AbortOnDropHandle::new(tokio::spawn(session));
         let mut closing: Option<Closing> = None;
         loop {

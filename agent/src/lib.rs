@@ -97,7 +97,7 @@ pub enum AgentError {
     )]
     Revoked { server: String },
     #[error(
-        "this worker's certificate expired while the agent was away from {server}: give the agent a join token to join again"
+        "this worker's certificate expired while the agent was away from {server}, too long ago to renew it: give the agent a join token to join again"
     )]
     Expired { server: String },
 }

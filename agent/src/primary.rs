@@ -3,8 +3,11 @@
 //! Control and logs share one connection, binaries have another, so that a big download delays
 //! neither an order nor a log line.
 
+use std::sync::Arc;
+
 use identity::{Credentials, Live};
 use proto::worker::{PipelineRun, WorkerInstance, worker_client::WorkerClient};
+use tokio::sync::{Mutex, MutexGuard};
 use tonic::{Code, Request, Status, Streaming, metadata::AsciiMetadataValue};
 use transport::Channel;
 
@@ -24,6 +27,7 @@ pub(crate) struct Primary {
     control: Channel,
     bulk: Channel,
     live: Live,
+    renewing: Arc<Mutex<()>>,
 }
 
 impl Primary {
@@ -37,11 +41,16 @@ impl Primary {
         let worker = AsciiMetadataValue::try_from(identity.worker.as_str())
             .map_err(|_| AgentError::BadIdentity { worker: identity.worker.clone() })?;
         let (control, bulk) = (channel()?, channel()?);
-        Ok(Self { worker, control, bulk, live })
+        Ok(Self { worker, control, bulk, live, renewing: Arc::default() })
     }
 
     pub(crate) fn credentials(&self) -> Credentials {
         self.live.credentials()
+    }
+
+    /// Held while a certificate is asked for and put into its files.
+    pub(crate) async fn renewing(&self) -> MutexGuard<'_, ()> {
+        self.renewing.lock().await
     }
 
     /// Shows this certificate from now on; calls that run keep the connection that they have.

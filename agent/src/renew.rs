@@ -1,5 +1,6 @@
 //! Keeps the certificate fresh: at half of its life another one is asked for, for another key, over the
-//! connection that stands. No run notices.
+//! connection that stands. No run notices. An agent that was away for longer shows the one that expired, and
+//! is the same worker again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,12 +8,14 @@ use http::{Method, StatusCode, header};
 use identity::Key;
 use ids::Timestamp;
 use tokio::{sync::watch, time::sleep};
+use tonic::body::Body;
+use transport::Channel;
 
 use crate::{
     clock,
     http::{Answer, call, full, request},
     join::Certified,
-    primary::Primary,
+    primary::{Primary, SERVER_NAME},
     workshop::Workshop,
 };
 
@@ -64,31 +67,67 @@ fn pause(primary: &Primary) -> Duration {
 
 /// `false`: the server cannot.
 async fn renew(workshop: &Workshop, primary: &Primary) -> Result<bool, String> {
-    let told = |error: &dyn std::fmt::Display| error.to_string();
-    let key = Key::generate().map_err(|error| told(&error))?;
-    let asked = key.request().map_err(|error| told(&error))?;
-    let body = serde_json::json!({ "request": asked }).to_string();
-    let request = request(Method::POST, "/api/v1/worker/certificate")
+    let _alone = primary.renewing().await;
+    let key = Key::generate().map_err(told)?;
+    let body = serde_json::json!({ "request": key.request().map_err(told)? });
+    let request = asking("/api/v1/worker/certificate", &body);
+    let answer = call(primary.control(), request).await.map_err(told)?;
+    match answer.status {
+        StatusCode::OK => take(workshop, primary, &key, &answer).await.map(|()| true),
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED if !knows_us(&answer) => Ok(false),
+        _ => Err(answer.text()),
+    }
+}
+
+/// Gets another certificate for the key of one that expired while the agent was away. `false`: the
+/// server gives it none.
+pub(crate) async fn revive(workshop: &Workshop, primary: &Primary) -> Result<bool, String> {
+    let _alone = primary.renewing().await;
+    let expired = primary.credentials();
+    let key = Key::from_pem(&expired.key).map_err(told)?;
+    let request = key.request().map_err(told)?;
+    let body = serde_json::json!({ "request": request, "certificate": expired.certificate });
+    // The expired certificate is shown in no handshake.
+    let tls = identity::anonymous_client_tls(&expired.ca).map_err(told)?;
+    let config = &workshop.config;
+    let channel = Channel::remote(&config.server, SERVER_NAME, tls, config.protocols.into());
+    let request = asking("/api/v1/worker/certificate/expired", &body);
+    let answer = call(&channel.map_err(told)?, request).await.map_err(told)?;
+    if answer.status == StatusCode::OK {
+        return take(workshop, primary, &key, &answer).await.map(|()| true);
+    }
+    if answer.is_passing() {
+        return Err(answer.text());
+    }
+    tracing::warn!(why = answer.text(), "the expired certificate cannot be renewed");
+    Ok(false)
+}
+
+fn asking(path: &str, body: &serde_json::Value) -> http::Request<Body> {
+    request(Method::POST, path)
         .header(header::CONTENT_TYPE, "application/json")
-        .body(full(body))
-        .expect("a constant path makes a valid request");
-    let answer = call(primary.control(), request).await.map_err(|error| told(&error))?;
-    let certified = match answer.status {
-        StatusCode::OK => understand(&answer)?,
-        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED if !knows_us(&answer) => {
-            return Ok(false);
-        }
-        _ => return Err(answer.text()),
-    };
-    let Certified { certificate, ca_certificates, .. } = certified;
-    let credentials = key.certified(certificate, ca_certificates).map_err(|error| told(&error))?;
-    workshop.home.save_credentials(&credentials).map_err(|error| told(&error))?;
-    primary.show(credentials).await.map_err(|error| told(&error))?;
-    Ok(true)
+        .body(full(body.to_string()))
+        .expect("a constant path makes a valid request")
+}
+
+async fn take(
+    workshop: &Workshop,
+    primary: &Primary,
+    key: &Key,
+    answer: &Answer,
+) -> Result<(), String> {
+    let Certified { certificate, ca_certificates, .. } = understand(answer)?;
+    let credentials = key.certified(certificate, ca_certificates).map_err(told)?;
+    workshop.home.save_credentials(&credentials).map_err(told)?;
+    primary.show(credentials).await.map_err(told)
 }
 
 fn understand(answer: &Answer) -> Result<Certified, String> {
     answer.json().ok_or_else(|| "the answer is not the one that a Gaia server gives".to_owned())
+}
+
+fn told(error: impl std::fmt::Display) -> String {
+    error.to_string()
 }
 
 /// A worker that was removed is not found either; the session hears it and ends.

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! open (slots, tags, held leases) ─► orders… ─► broken ─► short pause ─► open again
+//!                                                ├─ certificate expired ─► renew it ─► open again
 //!                                                └─ "worker is not registered" ─► end
 //! ```
 //!
 //! With a renewed certificate, the next call is open before the last is ended.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use proto::worker::{HeldLease, PipelineRun, WorkerInstance};
 use tokio::{
@@ -18,7 +19,9 @@ use tonic::{Status, Streaming};
 
 use crate::{
     primary::{Ended, Primary, ended},
+    renew,
     retry::Pauses,
+    workshop::Workshop,
 };
 
 /// For the server's answer that the call is open.
@@ -38,7 +41,12 @@ pub(crate) struct Wires {
 }
 
 /// Receives orders until the server says that the worker's identity is of no use any more.
-pub(crate) async fn receive(primary: Primary, instance: WorkerInstance, mut wires: Wires) -> Ended {
+pub(crate) async fn receive(
+    workshop: Arc<Workshop>,
+    primary: Primary,
+    instance: WorkerInstance,
+    mut wires: Wires,
+) -> Ended {
     let mut pauses = Pauses::new();
     let mut before = None;
     loop {
@@ -64,8 +72,17 @@ pub(crate) async fn receive(primary: Primary, instance: WorkerInstance, mut wire
             Err(_) => Status::deadline_exceeded("the server did not answer"),
         };
         drop(before.take());
-        if let Some(ended) = ended(&broken) {
-            return ended;
+        match ended(&broken) {
+            Some(Ended::Expired) => match renew::revive(&workshop, &primary).await {
+                Ok(true) => {
+                    tracing::info!(worker = primary.worker(), "the expired certificate is renewed");
+                    continue;
+                }
+                Ok(false) => return Ended::Expired,
+                Err(why) => tracing::warn!(why, "cannot renew the expired certificate yet"),
+            },
+            Some(ended) => return ended,
+            None => {}
         }
         let (code, why) = (broken.code(), broken.message());
         tracing::warn!(?code, why, "the connection is broken; trying again");

@@ -70,6 +70,7 @@ pub const fn of_rpc(rpc: Rpc) -> Needs {
         | Rpc::RegistryListJoinTokens
         | Rpc::RegistryRevokeJoinToken
         | Rpc::RegistryJoinWorker
+        | Rpc::RegistryRenewWorkerCertificate
         | Rpc::RegistryListCertificates
         | Rpc::RegistryRevokeCertificates
         | Rpc::RegistryRollOverCa => GATEWAY,
@@ -283,6 +284,7 @@ routes! {
     /// The join token in the body is the proof, and the signature of the request that of the key.
     WorkerJoin            POST   "/api/v1/worker/join"                                 Anyone;
     WorkerRenew           POST   "/api/v1/worker/certificate"                          Worker(None);
+    WorkerRenewExpired    POST   "/api/v1/worker/certificate/expired"                  Anyone;
     TokenList             GET    "/api/v1/worker/token"                                Role(R::WorkerJoinTokens);
     TokenCreate           POST   "/api/v1/worker/token"                                Role(R::WorkerJoinTokens);
     TokenRevoke           DELETE "/api/v1/worker/token/{tokenid}"                      Role(R::WorkerJoinTokens);
@@ -327,7 +329,8 @@ mod tests {
                 &Route::Health,
                 &Route::PipelineTrigger,
                 &Route::WorkerRegister,
-                &Route::WorkerJoin
+                &Route::WorkerJoin,
+                &Route::WorkerRenewExpired
             ]
         );
         let open: Vec<_> =

@@ -250,8 +250,11 @@ async fn embed_agent(
         return Ok(running);
     }
     let home = data.folder("primary")?;
-    let token =
-        if agent::has_joined(&home) { String::new() } else { primary_token(registry).await? };
+    let token = if agent::has_joined(&home) {
+        String::new()
+    } else {
+        primary_token(registry.clone()).await?
+    };
     let agent = agent::Config {
         server: running.url(),
         name: "primary".into(),
@@ -264,7 +267,13 @@ async fn embed_agent(
     let shutdown = running.shutdown.clone();
     running.agent.spawn(async move {
         // A server that shall end waits for no run.
-        let ended = agent::run_until(agent, shutdown.clone(), shutdown.clone()).await;
+        let mut ended = agent::run_until(agent.clone(), shutdown.clone(), shutdown.clone()).await;
+        if let Err(agent::AgentError::Expired { .. }) = ended {
+            // The server was off for longer than a certificate can be renewed by.
+            let token = primary_token(registry).await?;
+            let agent = agent::Config { token, ..agent };
+            ended = agent::run_until(agent, shutdown.clone(), shutdown.clone()).await;
+        }
         if let Err(error) = ended {
             let error = anyhow::Error::from(error);
             tracing::error!("the server goes on without its embedded agent: {error:#}");

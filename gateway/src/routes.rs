@@ -98,6 +98,7 @@ fn handler(route: Route) -> MethodRouter<Gate> {
         Route::VariableRemove => on(method, environment::remove),
         Route::WorkerJoin => on(method, trust::join),
         Route::WorkerRenew => on(method, trust::renew),
+        Route::WorkerRenewExpired => on(method, trust::renew_expired),
         Route::TokenList => on(method, trust::list_tokens),
         Route::TokenCreate => on(method, trust::create_token),
         Route::TokenRevoke => on(method, trust::revoke_token),

@@ -16,14 +16,17 @@ use rcgen::{
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
     string::Ia5String,
 };
+use rustls_pki_types::UnixTime;
 use time::OffsetDateTime;
 
 use crate::{
-    Credentials, IdentityError, Issued, Request, Signed,
+    Credentials, IdentityError, Issued, Peer, Request, Signed,
     ca::Ca,
     credentials::certificates,
     peer::{GAIA, hex, service_uri, worker_uri},
-    random,
+    peer_of, random,
+    tls::{client_verifier, roots},
+    validity_of,
 };
 
 /// The CA. Its key never leaves this type.
@@ -94,6 +97,31 @@ impl Authority {
         let names = vec![SanType::URI(ia5("worker id", &worker_uri(worker))?)];
         let usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.sign(key, &worker.to_string(), names, usages, signed(valid)?)
+    }
+
+    /// The worker that a certificate of this CA names (PEM, with what leads to the CA behind it), and its
+    /// serial in hex, whatever its dates. The request must be for its key: whoever shows both has it.
+    pub fn recognize(
+        &self,
+        certificate: &str,
+        request: &Request,
+    ) -> Result<(WorkerId, String), IdentityError> {
+        let refuse = |why: &str| IdentityError::NotAPeer(why.into());
+        let chain = certificates("certificate", certificate)?;
+        let (first, behind) = chain.split_first().ok_or_else(|| refuse("there is none"))?;
+        let clients = client_verifier(roots(&self.ca_pem())?.into())?;
+        // It was good at its beginning, if ever.
+        let begun = Duration::from_millis(validity_of(first)?.from.0);
+        clients
+            .verify_client_cert(first, behind, UnixTime::since_unix_epoch(begun))
+            .map_err(|_| refuse("it is none of this server's CA"))?;
+        if !request.is_for(first) {
+            return Err(refuse("the request is for another key than the certificate's"));
+        }
+        match peer_of(first)? {
+            (Peer::Worker(worker), serial) => Ok((worker, serial)),
+            _ => Err(refuse("it is no worker's")),
+        }
     }
 
     /// Client and server EKU; URI SAN `spiffe://gaia/service/<name>`; dNSNames: `<name>`,

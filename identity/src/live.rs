@@ -17,7 +17,7 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     server::{
-        ClientHello, ResolvesServerCert, WebPkiClientVerifier,
+        ClientHello, ResolvesServerCert,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
     sign::CertifiedKey,
@@ -28,7 +28,7 @@ use crate::{
     Credentials, IdentityError,
     credentials::certificates,
     peer_of,
-    tls::{provider, roots},
+    tls::{client_verifier, provider, roots},
 };
 
 /// Credentials that can be replaced; cheap to clone, and all clones are one.
@@ -87,11 +87,7 @@ impl Face {
         let behind = certificates("CA certificate", &credentials.ca)?;
         let server = CertifiedKey::new([chain, behind].concat(), key);
         let roots = Arc::new(roots(&credentials.ca)?);
-        let clients = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider())
-            .allow_unauthenticated()
-            .clear_root_hint_subjects()
-            .build()
-            .map_err(IdentityError::Verifier)?;
+        let clients = client_verifier(Arc::clone(&roots))?;
         let servers = WebPkiServerVerifier::builder_with_provider(roots, provider())
             .build()
             .map_err(IdentityError::Verifier)?;

@@ -8,7 +8,10 @@ use rcgen::{
     PublicKeyData, SignatureAlgorithm,
 };
 use rustls_pki_types::{CertificateSigningRequestDer, pem::PemObject as _};
-use x509_parser::{certification_request::X509CertificationRequest, prelude::FromDer as _};
+use x509_parser::{
+    certificate::X509Certificate, certification_request::X509CertificationRequest,
+    prelude::FromDer as _,
+};
 
 use crate::{Credentials, IdentityError, Signed, authority::new_key};
 
@@ -90,6 +93,12 @@ impl Request {
             Ok(_) => refuse("it is not signed by ECDSA with SHA-256"),
             Err(_) => refuse("its signature does not fit its key"),
         }
+    }
+
+    /// Whether the certificate (DER) is for the same key.
+    pub(crate) fn is_for(&self, certificate: &[u8]) -> bool {
+        X509Certificate::from_der(certificate)
+            .is_ok_and(|(_, parsed)| *parsed.public_key().subject_public_key.data == self.point)
     }
 
     /// Tells keys apart.

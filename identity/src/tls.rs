@@ -7,7 +7,7 @@ use rustls::{
     ClientConfig, ConfigBuilder, RootCertStore, ServerConfig,
     client::{Resumption, WantsClientCert, danger::ServerCertVerifier},
     crypto::{CryptoProvider, aws_lc_rs},
-    server::NoServerSessionStorage,
+    server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 
 use crate::{Credentials, IdentityError, Live, credentials::certificates, live::Pinned};
@@ -81,6 +81,17 @@ pub(crate) fn roots(ca: &str) -> Result<RootCertStore, IdentityError> {
         roots.add(certificate).map_err(IdentityError::Tls)?;
     }
     Ok(roots)
+}
+
+/// Lets clients without a certificate go on.
+pub(crate) fn client_verifier(
+    roots: Arc<RootCertStore>,
+) -> Result<Arc<dyn ClientCertVerifier>, IdentityError> {
+    WebPkiClientVerifier::builder_with_provider(roots, provider())
+        .allow_unauthenticated()
+        .clear_root_hint_subjects()
+        .build()
+        .map_err(IdentityError::Verifier)
 }
 
 pub(crate) fn provider() -> Arc<CryptoProvider> {

@@ -23,7 +23,9 @@ use uuid::Uuid;
 
 use crate::{
     config::Config,
-    domain::{Command, Description, Event, Generation, Registration, Rejection, token},
+    domain::{
+        Command, Description, Event, Generation, Registration, Rejection, certificate, token,
+    },
     limits::{self, InvalidField},
     presence::{Attachment, Presence},
     service::Owner,
@@ -336,6 +338,13 @@ impl Registry for Api {
         self.renew(request).await.map(Response::new)
     }
 
+    async fn renew_worker_certificate(
+        &self,
+        request: Request<wire::RenewWorkerCertificateRequest>,
+    ) -> Result<Response<wire::Certified>, Status> {
+        self.renew_worker(request.into_inner()).await.map(Response::new)
+    }
+
     async fn list_certificates(
         &self,
         _: Request<wire::ListCertificatesRequest>,
@@ -472,9 +481,12 @@ impl From<Rejection> for Status {
     fn from(rejection: Rejection) -> Self {
         let message = rejection.to_string();
         match rejection {
+            Rejection::WrongSecret
+            | Rejection::Certificate(
+                certificate::Refusal::TooLate | certificate::Refusal::Revoked,
+            ) => Self::permission_denied(message),
             Rejection::UnknownWorker(_) | Rejection::Certificate(_) => Self::not_found(message),
             Rejection::WorkerExists(_) | Rejection::NameTaken(_) => Self::already_exists(message),
-            Rejection::WrongSecret => Self::permission_denied(message),
             Rejection::Token(refusal) => match refusal {
                 token::Refusal::NoSuchToken(_) => Self::not_found(message),
                 token::Refusal::AtTheSameTime => Self::aborted(message),

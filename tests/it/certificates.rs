@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use eventlog::Clock;
 use gaia::command::trust::NewToken;
 use http::Method;
 use identity::{Credentials, Key};
@@ -212,6 +213,40 @@ async fn short_certificates_and_two_roll_overs_fail_no_call() -> Result<()> {
     let lost = lost.iter().filter(|event| event["type"] == "WorkerLost").count();
     assert_eq!(lost, 0, "no worker was ever away");
     Ok(())
+}
+
+/// An agent that was away for longer than its certificate lives is the same worker when it comes back, and
+/// has its token no more.
+#[tokio::test]
+async fn an_agent_that_was_away_until_its_certificate_expired_is_the_same_worker() -> Result<()> {
+    let mut cluster = Cluster::start_with(program(), &["--worker-certificate", "3s"]).await?;
+    for (name, http) in [("two", "http2"), ("three", "http3")] {
+        cluster.agent(name, &["--protocols", http]).await?;
+        let before = cluster.worker(name).await?.context("it is registered")?.uniqueid;
+        cluster.kill(name).await?;
+        let home = cluster.home(name).join("identity");
+        cluster
+            .until("the certificate has expired", async || {
+                let validity = Credentials::load(&home)?.validity()?;
+                Ok((validity.until < Clock::system().now()).then_some(()))
+            })
+            .await?;
+        cluster.launch_agent_by(name, "", &["--protocols", http])?;
+        cluster.said(name, "the expired certificate is renewed").await?;
+        let pipeline = cluster.pipeline_of(&format!("story-{name}"), story_pipeline(), &[]).await?;
+        let run = cluster.start_run(&pipeline, json!({})).await?;
+        let ended = cluster.ended(&run.uniqueid).await?;
+        assert_eq!(ended.status, "success", "{}", ended.reason);
+        let after = cluster.worker(name).await?.context("it is registered")?.uniqueid;
+        assert_eq!(before, after);
+        cluster.kill(name).await?;
+    }
+
+    // One that was removed meanwhile stays out.
+    let gone = cluster.worker("two").await?.context("it is registered")?.uniqueid;
+    cluster.client.call(Method::DELETE, &format!("/api/v1/worker/{gone}"), None::<&()>).await?;
+    cluster.launch_agent_by("two", "", &[])?;
+    cluster.said("two", "give the agent a join token to join again").await
 }
 
 async fn renewals(client: &gaia::client::Client) -> Result<usize> {

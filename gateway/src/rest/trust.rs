@@ -4,9 +4,9 @@ use axum::{Json, extract::State};
 use ids::{JoinTokenId, WorkerId};
 use proto::registry::v1::{
     Certificate, Certified, CreateJoinTokenRequest, JoinToken, JoinWorkerRequest,
-    ListCertificatesRequest, ListJoinTokensRequest, ListWorkersRequest, RenewCertificateRequest,
-    RevokeCertificatesRequest, RevokeJoinTokenRequest, RollOverCaRequest,
-    revoke_certificates_request::Which,
+    ListCertificatesRequest, ListJoinTokensRequest, ListWorkersRequest,
+    RenewWorkerCertificateRequest, RevokeCertificatesRequest, RevokeJoinTokenRequest,
+    RollOverCaRequest, revoke_certificates_request::Which,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -31,6 +31,15 @@ struct Joining {
 #[serde(deny_unknown_fields)]
 struct Renewing {
     request: String,
+}
+
+/// From a worker that was away until its certificate had expired: no handshake lets it in.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RenewingExpired {
+    /// For the key of the expired certificate, which proves that the worker still has it.
+    request: String,
+    certificate: String,
 }
 
 /// What joining and renewing answer.
@@ -72,13 +81,31 @@ pub(crate) async fn renew(
 ) -> Result<Json<CertifiedJson>, ApiError> {
     let Renewing { request } = payload.json()?;
     limits::text("request", &request, limits::CERTIFICATE_REQUEST)?;
-    let request = RenewCertificateRequest {
+    let request = RenewWorkerCertificateRequest {
         request,
         worker_id: worker.id.to_string(),
-        host_names: vec![],
+        expired_certificate: String::new(),
         caller: Some(worker.caller),
     };
-    let certified = gate.registry().renew_certificate(request).await?.into_inner();
+    let certified = gate.registry().renew_worker_certificate(request).await?.into_inner();
+    Ok(Json(certified.into()))
+}
+
+pub(crate) async fn renew_expired(
+    State(gate): State<Gate>,
+    Anyone(caller): Anyone,
+    payload: Payload,
+) -> Result<Json<CertifiedJson>, ApiError> {
+    let RenewingExpired { request, certificate } = payload.json()?;
+    limits::text("request", &request, limits::CERTIFICATE_REQUEST)?;
+    limits::text("certificate", &certificate, limits::CERTIFICATE_REQUEST)?;
+    let request = RenewWorkerCertificateRequest {
+        request,
+        worker_id: String::new(),
+        expired_certificate: certificate,
+        caller: Some(caller),
+    };
+    let certified = gate.registry().renew_worker_certificate(request).await?.into_inner();
     Ok(Json(certified.into()))
 }
 

@@ -4,7 +4,7 @@ use std::{collections::HashSet, pin::Pin, time::Duration};
 
 use eventlog::{Clock, Stopped};
 use futures::{Stream, StreamExt, stream};
-use identity::{Authority, Peer};
+use identity::{Authority, Peer, Signed};
 use ids::{Timestamp, WorkerId};
 use proto::registry::v1::{self as wire, revoke_certificates_request};
 use tokio::{sync::watch, time::timeout};
@@ -40,28 +40,38 @@ impl Api {
             return Err(Status::permission_denied("only services of the house may renew"));
         };
         let request = request.into_inner();
-        let key = identity::Request::parse(&request.request);
-        let key = key.map_err(|error| wrong("request", error))?;
-        let (subject, signed) = if request.worker_id.is_empty() {
-            let names = foreign_names(&caller, &request.host_names)?;
-            let valid = self.config.service_certificate_valid();
-            let signed = self.authority.sign_service(&key, &caller, names, valid);
-            (Subject::Service(caller), signed)
-        } else {
-            let worker = worker_id(&request.worker_id)?;
-            let valid = self.config.certificate_valid();
-            (Subject::Worker(worker), self.authority.sign_worker(&key, worker, valid))
-        };
+        let key = key(&request.request)?;
+        let names = foreign_names(&caller, &request.host_names)?;
+        let valid = self.config.service_certificate_valid();
+        let signed = self.authority.sign_service(&key, &caller, names, valid);
         let signed = signed.map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let worker = match subject {
-            Subject::Worker(worker) => Some(worker),
-            Subject::Service(_) => None,
-        };
-        let (serial, expires_at) = (signed.serial.clone(), signed.expires_at);
-        let certificate = Issue { serial, subject, expires_at };
+        let certificate = issue(&signed, Subject::Service(caller));
         let command = CertificateCommand::IssueCertificate { certificate, at: self.clock.now() };
         self.ask(Command::Certificate(command), request.caller).await?;
-        Ok(certified(worker, signed))
+        Ok(certified(None, signed))
+    }
+
+    pub(super) async fn renew_worker(
+        &self,
+        request: wire::RenewWorkerCertificateRequest,
+    ) -> Result<wire::Certified, Status> {
+        let key = key(&request.request)?;
+        let (worker, expired) = if request.expired_certificate.is_empty() {
+            (worker_id(&request.worker_id)?, None)
+        } else {
+            let known = self.authority.recognize(&request.expired_certificate, &key);
+            let (worker, serial) = known.map_err(|error| wrong("certificate", error))?;
+            (worker, Some(serial))
+        };
+        let signed = self.authority.sign_worker(&key, worker, self.config.certificate_valid());
+        let signed = signed.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let (certificate, at) = (issue(&signed, Subject::Worker(worker)), self.clock.now());
+        let command = match expired {
+            None => CertificateCommand::IssueCertificate { certificate, at },
+            Some(expired) => CertificateCommand::ReissueCertificate { expired, certificate, at },
+        };
+        self.ask(Command::Certificate(command), request.caller).await?;
+        Ok(certified(Some(worker), signed))
     }
 
     pub(super) async fn certificates(&self) -> Result<wire::ListCertificatesResponse, Status> {
@@ -192,6 +202,14 @@ impl TrustWatch {
         }
         Ok((known.is_none() || trust != wire::Trust::default()).then_some(trust))
     }
+}
+
+fn key(request: &str) -> Result<identity::Request, Status> {
+    Ok(identity::Request::parse(request).map_err(|error| wrong("request", error))?)
+}
+
+fn issue(signed: &Signed, subject: Subject) -> Issue {
+    Issue { serial: signed.serial.clone(), subject, expires_at: signed.expires_at }
 }
 
 /// Revoked certificates, and workers that are no more; of those that have not expired.

@@ -1,17 +1,31 @@
 //! Certificates that were given out and have not expired, and which of them are revoked.
 //!
-//! Expired ones are forgotten: no handshake takes them. What is forgotten stands in the log.
+//! The newest expired one of each is kept for as long as a worker that was away may renew by it. What is
+//! forgotten stands in the log.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use ids::{Digest, Timestamp, WorkerId};
 
 use super::{Event as Any, Registration, Rejection, State, registered};
 
+/// For how long after its end a worker may renew by a certificate: an agent that comes back after days
+/// has its runs' logs still to deliver, and is the same worker.
+pub const LATE: Duration = Duration::from_hours(30 * 24);
+
 #[derive(Clone, Debug)]
 pub enum Command {
     /// A worker or a service renews; the certificate counts from when this is durable.
     IssueCertificate {
+        certificate: Issue,
+        at: Timestamp,
+    },
+    /// The same for a worker that shows this certificate of its own, which no handshake takes.
+    ReissueCertificate {
+        expired: String,
         certificate: Issue,
         at: Timestamp,
     },
@@ -41,6 +55,13 @@ pub enum Refusal {
     UnknownSerial(String),
     #[error("{0} has no certificate that is still valid; `gaia cert ls` lists them")]
     NoneOf(Subject),
+    #[error(
+        "this certificate has been expired for more than {} days, or another has expired since: join again with a join token",
+        LATE.as_secs() / 86_400
+    )]
+    TooLate,
+    #[error("this certificate is revoked")]
+    Revoked,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +73,7 @@ pub struct Issue {
 }
 
 /// Whom a certificate names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
     Worker(WorkerId),
     Service(String),
@@ -86,6 +107,7 @@ pub struct Certificate {
 pub struct Certificates {
     by_serial: BTreeMap<String, Certificate>,
     by_expiry: BTreeSet<(Timestamp, String)>,
+    by_subject: BTreeMap<Subject, BTreeSet<(Timestamp, String)>>,
     /// Changes whenever somebody is believed no more.
     pub(crate) revision: u64,
 }
@@ -101,17 +123,35 @@ impl Certificates {
     }
 
     pub(super) fn add(&mut self, issue: &Issue, at: Timestamp) {
-        while let Some((expiry, serial)) = self.by_expiry.pop_first() {
-            if expiry > at {
-                self.by_expiry.insert((expiry, serial));
-                break;
-            }
-            self.by_serial.remove(&serial);
+        while let Some(first) = self.by_expiry.first().cloned()
+            && first.0 + LATE <= at
+        {
+            self.forget(&first);
         }
         let Issue { serial, subject, expires_at } = issue.clone();
+        // The newest is kept: the worker may not have heard of what it got for it, and ask again.
+        let own = self.by_subject.get(&subject).into_iter().flatten();
+        let mut expired: Vec<_> = own.take_while(|one| one.0 <= at).cloned().collect();
+        expired.pop();
+        for one in expired {
+            self.forget(&one);
+        }
         self.by_expiry.insert((expires_at, serial.clone()));
+        let own = self.by_subject.entry(subject.clone()).or_default();
+        own.insert((expires_at, serial.clone()));
         let certificate = Certificate { subject, issued_at: at, expires_at, revoked: None };
         self.by_serial.insert(serial, certificate);
+    }
+
+    fn forget(&mut self, one: &(Timestamp, String)) {
+        self.by_expiry.remove(one);
+        let Some(known) = self.by_serial.remove(&one.1) else { return };
+        if let Some(own) = self.by_subject.get_mut(&known.subject) {
+            own.remove(one);
+            if own.is_empty() {
+                self.by_subject.remove(&known.subject);
+            }
+        }
     }
 
     pub(super) fn evolve(&mut self, event: &Event) {
@@ -136,11 +176,21 @@ pub(super) fn decide(state: &State, command: Command) -> Result<Vec<Any>, Reject
             }
             Ok(vec![Event::CertificateIssued { certificate, at }.into()])
         }
+        Command::ReissueCertificate { expired, certificate, at } => {
+            let known = state.certificates.get(&expired).ok_or(Refusal::TooLate)?;
+            if known.revoked.is_some() {
+                return Err(Refusal::Revoked.into());
+            }
+            if known.subject != certificate.subject || known.expires_at + LATE <= at {
+                return Err(Refusal::TooLate.into());
+            }
+            decide(state, Command::IssueCertificate { certificate, at })
+        }
         Command::RevokeCertificates { which, note, at } => {
             let revoked = |serial: String| {
                 Event::CertificateRevoked { serial, note: note.clone(), at }.into()
             };
-            let serials = valid(state, which, at)?;
+            let serials = usable(state, which, at)?;
             Ok(serials.into_iter().map(revoked).collect())
         }
         Command::RollOverCa { fingerprint, overlap_until, note, at } => {
@@ -149,13 +199,13 @@ pub(super) fn decide(state: &State, command: Command) -> Result<Vec<Any>, Reject
     }
 }
 
-/// Those that are meant and not revoked yet.
-fn valid(state: &State, which: Which, at: Timestamp) -> Result<Vec<String>, Refusal> {
+/// Those that are meant and not revoked yet, also expired ones by which a worker could still renew.
+fn usable(state: &State, which: Which, at: Timestamp) -> Result<Vec<String>, Refusal> {
     let of = |which: &Which, serial: &str, known: &Certificate| match which {
         Which::Serial(wanted) => wanted == serial,
         Which::AllOf(subject) => *subject == known.subject,
     };
-    let known = state.certificates.iter().filter(|(_, known)| known.expires_at > at);
+    let known = state.certificates.iter().filter(|(_, known)| known.expires_at + LATE > at);
     let meant: Vec<_> = known.filter(|(serial, known)| of(&which, serial, known)).collect();
     if meant.is_empty() {
         return Err(match which {

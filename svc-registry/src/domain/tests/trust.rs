@@ -239,17 +239,59 @@ fn certificates_are_revoked_one_by_one_or_all_of_somebody() {
 }
 
 #[test]
-fn expired_certificates_are_forgotten_when_others_are_made() {
+fn the_newest_expired_certificate_is_kept_for_a_worker_that_comes_late() {
     let one = || Subject::Worker(worker(1));
-    let at = Timestamp(9_000);
-    let later = Certified::CertificateIssued { certificate: issue("7c", one(), END + GONE), at };
-    let state =
-        State::replay(&[registered(1), issued("6b", one(), Timestamp(9_001)), later.into()]);
-    let serials: Vec<_> = state.certificates.iter().map(|(serial, _)| serial).collect();
-    assert_eq!(serials, ["6b", "7c"]);
-    let expected =
-        Certificate { subject: one(), issued_at: at, expires_at: END + GONE, revoked: None };
-    assert_eq!(state.certificates.get("7c"), Some(&expected));
+    let issued_at = |serial: &str, at, expires_at| {
+        let certificate = issue(serial, one(), expires_at);
+        Certified::CertificateIssued { certificate, at }.into()
+    };
+    // `5a` came with the registration, and ends at 9,000.
+    let given = [
+        registered(1),
+        issued_at("6b", AT, Timestamp(9_500)),
+        issued_at("7c", Timestamp(10_000), END + GONE),
+    ];
+    let known = |given: &[Event]| {
+        let state = State::replay(given);
+        state.certificates.iter().map(|(serial, _)| serial.to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(known(&given), ["6b", "7c"]);
+    let expected = Certificate {
+        subject: one(),
+        issued_at: Timestamp(10_000),
+        expires_at: END + GONE,
+        revoked: None,
+    };
+    assert_eq!(State::replay(&given).certificates.get("7c"), Some(&expected));
+
+    let end = END + GONE;
+    let reissue = |expired: &str, subject: Subject, at| {
+        let certificate = issue("8d", subject, at + GONE);
+        Command::Certificate(Certify::ReissueCertificate {
+            expired: expired.into(),
+            certificate,
+            at,
+        })
+    };
+    let too_late = || Err(certificate::Refusal::TooLate.into());
+    let again = |at| Ok(vec![issued_at("8d", at, at + GONE)]);
+    check(&given, reissue("6b", one(), end), again(end));
+    check(&given, reissue("7c", one(), end), again(end));
+    check(&given, reissue("5a", one(), end), too_late());
+    check(&given, reissue("7c", Subject::Worker(worker(2)), end), too_late());
+    let last = Timestamp((end + certificate::LATE).0 - 1);
+    check(&given, reissue("7c", one(), last), again(last));
+    check(&given, reissue("7c", one(), end + certificate::LATE), too_late());
+    let revoked = [&given[..], &[gone("7c")]].concat();
+    check(&revoked, reissue("7c", one(), end), Err(certificate::Refusal::Revoked.into()));
+    let removed = [&given[..], &[deregistered(1)]].concat();
+    check(&removed, reissue("7c", one(), end), Err(Rejection::UnknownWorker(worker(1))));
+
+    // Nobody's expired certificate is kept for longer than it can be used.
+    let other = issue("9e", Subject::Service("svc-logs".into()), end + GONE);
+    let at = end + certificate::LATE;
+    let given = [&given[..], &[Certified::CertificateIssued { certificate: other, at }.into()]];
+    assert_eq!(known(&given.concat()), ["9e"]);
 }
 
 const GONE: Duration = Duration::from_secs(100);

@@ -37,9 +37,19 @@ async fn certificates(client: &mut Client) -> Vec<wire::Certificate> {
     listed.unwrap().into_inner().certificates
 }
 
-fn renewal(key: &Key, worker_id: &str) -> wire::RenewCertificateRequest {
+fn renewal(key: &Key, worker_id: &str) -> wire::RenewWorkerCertificateRequest {
     let (request, worker_id) = (key.request().unwrap(), worker_id.to_owned());
-    wire::RenewCertificateRequest { request, worker_id, ..Default::default() }
+    wire::RenewWorkerCertificateRequest { request, worker_id, ..Default::default() }
+}
+
+fn late_renewal(key: &Key, certificate: &str) -> wire::RenewWorkerCertificateRequest {
+    let (request, expired_certificate) = (key.request().unwrap(), certificate.to_owned());
+    wire::RenewWorkerCertificateRequest { request, expired_certificate, ..Default::default() }
+}
+
+fn service_renewal(key: &Key, host_names: &[String]) -> wire::RenewCertificateRequest {
+    let (request, host_names) = (key.request().unwrap(), host_names.to_vec());
+    wire::RenewCertificateRequest { request, host_names, ..Default::default() }
 }
 
 #[tokio::test(start_paused = true)]
@@ -225,14 +235,68 @@ async fn a_worker_renews_until_it_is_removed() {
     let text = token(&mut client, wire::CreateJoinTokenRequest::default()).await;
     let joined = join(&mut client, &text, &Key::generate().unwrap()).await.unwrap();
     let key = Key::generate().unwrap();
-    let renewed = client.renew_certificate(renewal(&key, &joined.worker_id)).await;
+    let renewed = client.renew_worker_certificate(renewal(&key, &joined.worker_id)).await;
     let renewed = renewed.unwrap().into_inner();
     let credentials = key.certified(renewed.certificate, renewed.ca_certificates).unwrap();
     assert_eq!(credentials.peer().unwrap(), Peer::Worker(joined.worker_id.parse().unwrap()));
     assert_eq!(certificates(&mut client).await.len(), 2);
     client.deregister_worker(change(&joined.worker_id)).await.unwrap();
-    let refused = client.renew_certificate(renewal(&key, &joined.worker_id)).await.unwrap_err();
+    let refused =
+        client.renew_worker_certificate(renewal(&key, &joined.worker_id)).await.unwrap_err();
     assert_eq!(refused.code(), Code::NotFound, "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_was_away_renews_by_its_expired_certificate_and_its_key() {
+    let machine = Machine::new();
+    let (mut client, _task) = machine.start().await;
+    let text = token(&mut client, wire::CreateJoinTokenRequest::default()).await;
+    let key = Key::generate().unwrap();
+    let joined = join(&mut client, &text, &key).await.unwrap();
+    let expired = joined.certificate.clone();
+    let terms = wire::CreateJoinTokenRequest::default();
+    let text = token(&mut client, terms).await;
+    let other_key = Key::generate().unwrap();
+    let other = join(&mut client, &text, &other_key).await.unwrap();
+
+    advance(Duration::from_hours(25)).await;
+    // Whoever has the certificate alone, or another's, or one of another CA, gets none.
+    let strange = Machine::new();
+    let (mut stranger, _other_task) = strange.start().await;
+    let text = token(&mut stranger, wire::CreateJoinTokenRequest::default()).await;
+    let foreign_key = Key::generate().unwrap();
+    let foreign = join(&mut stranger, &text, &foreign_key).await.unwrap();
+    for (key, certificate, why) in [
+        (&foreign_key, &expired, "for another key"),
+        (&key, &other.certificate, "for another key"),
+        (&foreign_key, &foreign.certificate, "none of this server's CA"),
+        (&key, &"no PEM".to_owned(), "there is none"),
+    ] {
+        let refused = client.renew_worker_certificate(late_renewal(key, certificate)).await;
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+        assert!(refused.message().contains(why), "{refused}");
+    }
+
+    let renewed = client.renew_worker_certificate(late_renewal(&key, &expired)).await;
+    let renewed = renewed.unwrap().into_inner();
+    assert_eq!(renewed.worker_id, joined.worker_id);
+    key.certified(renewed.certificate, renewed.ca_certificates).unwrap();
+    // Who did not hear the answer asks again, even after a restart.
+    let (mut client, _task) = machine.start().await;
+    client.renew_worker_certificate(late_renewal(&key, &expired)).await.unwrap();
+
+    // A worker whose certificates were revoked while it was away stays out.
+    let which = Some(Which::WorkerId(other.worker_id));
+    let request = wire::RevokeCertificatesRequest { which, ..Default::default() };
+    assert_eq!(
+        client.revoke_certificates(request).await.unwrap().into_inner().certificates.len(),
+        1
+    );
+    let request = late_renewal(&other_key, &other.certificate);
+    let refused = client.renew_worker_certificate(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    assert!(refused.message().contains("revoked"), "{refused}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -241,14 +305,13 @@ async fn a_service_renews_for_itself_alone_and_under_no_name_of_another() {
     let (mut client, _task) = machine.start().await;
     let key = Key::generate().unwrap();
     let names = vec!["gaia.example.org".to_owned(), "10.0.0.7".into()];
-    let request = wire::RenewCertificateRequest { host_names: names.clone(), ..renewal(&key, "") };
-    let renewed = client.renew_certificate(request).await.unwrap().into_inner();
+    let renewed =
+        client.renew_certificate(service_renewal(&key, &names)).await.unwrap().into_inner();
     let credentials = key.certified(renewed.certificate, renewed.ca_certificates).unwrap();
     assert_eq!(credentials.peer().unwrap(), Peer::Service("gateway".into()));
     assert_eq!(credentials.host_names().unwrap(), names);
     for name in ["svc-access", "SVC-ACCESS", "log", "not a name", "gaia-pipeline.io"] {
-        let request =
-            wire::RenewCertificateRequest { host_names: vec![name.into()], ..renewal(&key, "") };
+        let request = service_renewal(&key, &[name.into()]);
         let refused = client.renew_certificate(request).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
     }
