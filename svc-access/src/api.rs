@@ -98,13 +98,18 @@ impl Access for Api {
     ) -> Result<Response<wire::Session>, Status> {
         let wire::LoginRequest { username, password, caller } = request.into_inner();
         let user = self.prove(&username, password.into(), caller.as_ref()).await?;
-        let issued = self.sessions.issue(&username, user.generation, self.clock.now());
+        let (proved, at) = (user.generation, self.clock.now());
+        let caller = Caller { name: format!("user:{username}"), ..caller.unwrap_or_default() };
+        let logged_in = Command::LogIn { username: username.clone(), proved, at };
+        self.ask(logged_in, Some(caller)).await?;
+        let issued = self.sessions.issue(&username, proved, at);
         Ok(Response::new(wire::Session {
             username,
             display_name: user.display_name,
             token: issued.token,
             expires_at: issued.expires_at.0,
             roles: user.roles,
+            last_login_at: at.0,
         }))
     }
 
@@ -119,10 +124,14 @@ impl Access for Api {
         if user.generation != claims.generation() {
             return Err(over());
         }
-        let expires_at = claims.expires_at().0;
-        let (username, display_name) = (claims.username, user.display_name);
-        let roles = user.roles;
-        Ok(Response::new(wire::Session { username, display_name, token, expires_at, roles }))
+        Ok(Response::new(wire::Session {
+            expires_at: claims.expires_at().0,
+            username: claims.username,
+            display_name: user.display_name,
+            token,
+            roles: user.roles,
+            last_login_at: user.last_login_at.unwrap_or_default().0,
+        }))
     }
 
     async fn change_password(

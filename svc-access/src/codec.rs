@@ -17,6 +17,7 @@ pub(crate) fn stream(event: &Event) -> String {
     match event {
         Event::UserCreated { username, .. }
         | Event::UserRolesSet { username, .. }
+        | Event::UserLoggedIn { username, .. }
         | Event::UserRemoved { username, .. }
         | Event::PasswordChanged { username, .. } => format!("user-{username}"),
         Event::SecretPut { key, .. } | Event::SecretRemoved { key, .. } => format!("secret-{key}"),
@@ -32,6 +33,9 @@ pub(crate) fn encode(event: &Event) -> Encoded {
         }
         Event::UserRolesSet { username, roles, at } => {
             encoded("UserRolesSet", &stored::UserRolesSet { username, roles, at: at.0 })
+        }
+        Event::UserLoggedIn { username, at } => {
+            encoded("UserLoggedIn", &stored::UserLoggedIn { username, at: at.0 })
         }
         Event::UserRemoved { username, at } => {
             encoded("UserRemoved", &stored::UserRemoved { username, at: at.0 })
@@ -75,6 +79,10 @@ fn event(event_type: &str, version: u32, data: &[u8]) -> Result<Option<Event>, p
         "UserRolesSet" => {
             let stored::UserRolesSet { username, roles, at } = Message::decode(data)?;
             Event::UserRolesSet { username, roles, at: Timestamp(at) }
+        }
+        "UserLoggedIn" => {
+            let stored::UserLoggedIn { username, at } = Message::decode(data)?;
+            Event::UserLoggedIn { username, at: Timestamp(at) }
         }
         "UserRemoved" => {
             let stored::UserRemoved { username, at } = Message::decode(data)?;

@@ -54,6 +54,11 @@ pub enum Command {
         seen: Vec<String>,
         at: Timestamp,
     },
+    LogIn {
+        username: String,
+        proved: Generation,
+        at: Timestamp,
+    },
     ChangePassword {
         username: String,
         /// Of the password that was proved to be known.
@@ -88,6 +93,10 @@ pub enum Event {
         at: Timestamp,
     },
     UserRemoved {
+        username: String,
+        at: Timestamp,
+    },
+    UserLoggedIn {
         username: String,
         at: Timestamp,
     },
@@ -145,6 +154,8 @@ pub struct User {
     pub generation: Generation,
     /// Names of roles and groups.
     pub roles: Vec<String>,
+    /// `None`: never.
+    pub last_login_at: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,6 +201,11 @@ pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> 
             state.keep_an_administrator(&username)?;
             Ok(vec![Event::UserRemoved { username, at }])
         }
+        Command::LogIn { username, proved, at } => {
+            let user = state.users.get(&username);
+            user.filter(|user| user.generation == proved).ok_or(Rejection::WrongPassword)?;
+            Ok(vec![Event::UserLoggedIn { username, at }])
+        }
         Command::ChangePassword { username, proved, password_hash, at } => {
             let user = state.users.get(&username).ok_or(Rejection::WrongPassword)?;
             if user.password_hash == password_hash {
@@ -227,12 +243,18 @@ impl Fold for State {
                     password_hash: password_hash.clone(),
                     generation: Generation(last + 1),
                     roles: roles.clone(),
+                    last_login_at: None,
                 };
                 self.users.insert(username.clone(), user);
             }
             Event::UserRolesSet { username, roles, .. } => {
                 if let Some(user) = self.users.get_mut(username) {
                     user.roles.clone_from(roles);
+                }
+            }
+            Event::UserLoggedIn { username, at } => {
+                if let Some(user) = self.users.get_mut(username) {
+                    user.last_login_at = Some(*at);
                 }
             }
             Event::UserRemoved { username, .. } => {

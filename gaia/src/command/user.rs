@@ -61,8 +61,13 @@ pub async fn user(command: UserCommand, client: &Client, output: Output) -> Resu
             let text =
                 |user: &Value, field: &str| user[field].as_str().unwrap_or_default().to_owned();
             output.show(&users, |users| {
-                let row = |user| [text(user, "username"), text(user, "display_name")];
-                table(["NAME", "SHOWN AS"], users.iter().map(row))
+                let last_login = |user| match text(user, "lastlogin") {
+                    never if never.starts_with("0001-") => "never".to_owned(),
+                    at => at,
+                };
+                let row =
+                    |user| [text(user, "username"), text(user, "display_name"), last_login(user)];
+                table(["NAME", "SHOWN AS", "LAST LOGIN"], users.iter().map(row))
             })
         }
         UserCommand::Add { name, display_name, roles, password } => {

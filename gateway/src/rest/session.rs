@@ -6,7 +6,7 @@ use proto::access::v1::{ChangePasswordRequest, LoginRequest, Session};
 use serde::{Deserialize, Serialize};
 use tonic::{Code, Status};
 
-use super::{Anyone, Payload, User};
+use super::{Anyone, Payload, User, time::rfc3339};
 use crate::{error::ApiError, gate::Gate, limits};
 
 #[derive(Deserialize)]
@@ -23,6 +23,7 @@ pub(crate) struct LoggedIn {
     tokenstring: String,
     /// Seconds since the epoch.
     jwtexpiry: u64,
+    lastlogin: String,
 }
 
 pub(crate) async fn login(
@@ -35,8 +36,14 @@ pub(crate) async fn login(
     limits::text("password", &password, limits::PASSWORD)?;
     let request = LoginRequest { username, password, caller: Some(caller) };
     let session = gate.access().login(request).await.map_err(not_logged_in)?;
-    let Session { username, display_name, token, expires_at, .. } = session.into_inner();
-    Ok(Json(LoggedIn { username, display_name, tokenstring: token, jwtexpiry: expires_at / 1_000 }))
+    let session: Session = session.into_inner();
+    Ok(Json(LoggedIn {
+        username: session.username,
+        display_name: session.display_name,
+        tokenstring: session.token,
+        jwtexpiry: session.expires_at / 1_000,
+        lastlogin: rfc3339(session.last_login_at),
+    }))
 }
 
 fn not_logged_in(refusal: Status) -> ApiError {

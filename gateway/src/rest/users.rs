@@ -8,7 +8,7 @@ use proto::access::v1::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{Params, Payload, User};
+use super::{Params, Payload, User, time::rfc3339};
 use crate::{error::ApiError, gate::Gate, limits};
 
 /// What a user gets who is created without saying what they may do.
@@ -16,12 +16,16 @@ const DEFAULT: Group = Group::ReadOnly;
 /// Roles in one request.
 const MOST_ROLES: usize = 200;
 
-/// Names only: what each may do is for who may see that.
+/// Who there is, and when each logged in last: what each may do is for who may see that.
 pub(crate) async fn list(State(gate): State<Gate>) -> Result<Json<Value>, ApiError> {
     let users = gate.access().list_users(ListUsersRequest {}).await?.into_inner().users;
-    let shown = users
-        .into_iter()
-        .map(|user| json!({ "username": user.username, "display_name": user.display_name }));
+    let shown = users.into_iter().map(|user| {
+        json!({
+            "username": user.username,
+            "display_name": user.display_name,
+            "lastlogin": rfc3339(user.last_login_at),
+        })
+    });
     Ok(Json(shown.collect()))
 }
 

@@ -73,7 +73,7 @@ async fn events_are_found_by_place_type_and_id() {
     let position = last["position"].as_u64().unwrap();
 
     assert_eq!(types(&get("type=SecretPut").await), ["SecretPut"; 3]);
-    assert_eq!(types(&get("type=User*,SecretR*").await), ["UserCreated"]);
+    assert_eq!(types(&get("type=User*,SecretR*").await), ["UserCreated", "UserLoggedIn"]);
     assert_eq!(get(&format!("at={position}&limit=1")).await, json!([last]));
     let back = get("order=desc&limit=1000").await;
     assert!(back.as_array().unwrap().iter().eq(all.as_array().unwrap().iter().rev()));

@@ -30,12 +30,20 @@ async fn users_are_managed_in_gaias_forms() {
     let added = house.admin.post("user", ann.clone()).await.expect(201);
     assert_eq!(added.text(), "User has been added");
     house.admin.post("user", ann).await.expect(409);
-    let users = house.admin.get("users").await.expect(200).json();
+    let listed = async || house.admin.get("users").await.expect(200).json();
+    let users = listed().await;
+    let never = "0001-01-01T00:00:00Z";
+    let admin_since = &users[0]["lastlogin"];
+    assert_ne!(admin_since, never);
     let expected = json!([
-        { "username": "admin", "display_name": "Administrator" },
-        { "username": "ann", "display_name": "Ann" },
+        { "username": "admin", "display_name": "Administrator", "lastlogin": admin_since },
+        { "username": "ann", "display_name": "Ann", "lastlogin": never },
     ]);
     assert_eq!(users, expected);
+    let login = json!({ "username": "ann", "password": OTHER });
+    let user = house.anonymous().post("login", login).await.expect(200).json();
+    assert_ne!(user["lastlogin"], never);
+    assert_eq!(listed().await[1]["lastlogin"], user["lastlogin"]);
     let path = "user/ann/permissions";
     let permissions = house.admin.get(path).await.expect(200).json();
     let expected = json!({ "username": "ann", "roles": [], "groups": ["readonly"] });
@@ -67,7 +75,16 @@ async fn users_are_managed_in_gaias_forms() {
     let events = house.admin.get("events?stream=user-ann").await.expect(200).json();
     let types: Vec<_> =
         events.as_array().unwrap().iter().map(|event| event["type"].as_str().unwrap()).collect();
-    assert_eq!(types, ["UserCreated", "UserRolesSet", "PasswordChanged", "UserRemoved"]);
+    let expected = [
+        "UserCreated",
+        "UserLoggedIn",
+        "UserRolesSet",
+        "UserLoggedIn",
+        "PasswordChanged",
+        "UserLoggedIn",
+        "UserRemoved",
+    ];
+    assert_eq!(types, expected);
     assert!(!events.to_string().contains("argon2"), "{events}");
 }
 

@@ -110,5 +110,6 @@ fn shown(username: &str, user: &User) -> wire::User {
         username: username.to_owned(),
         display_name: user.display_name.clone(),
         roles: user.roles.clone(),
+        last_login_at: user.last_login_at.unwrap_or_default().0,
     }
 }

@@ -25,6 +25,7 @@ fn events() -> Vec<Event> {
         created(&[]),
         Event::UserRolesSet { username: username(), roles: vec!["operator".into()], at },
         Event::UserRemoved { username: username(), at },
+        Event::UserLoggedIn { username: username(), at },
     ]
 }
 

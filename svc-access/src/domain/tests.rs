@@ -53,6 +53,22 @@ fn removed(name: &str) -> Event {
     Event::UserRemoved { username: name.into(), at: AT }
 }
 
+#[test]
+fn a_login_is_kept_of_who_proved_the_present_password() {
+    let log_in = |proved: u64| Command::LogIn {
+        username: "admin".into(),
+        proved: Generation(proved),
+        at: AT,
+    };
+    let logged_in = Event::UserLoggedIn { username: "admin".into(), at: AT };
+    check(&[created()], log_in(1), Ok(vec![logged_in.clone()]));
+    check(&[created(), changed(2)], log_in(1), Err(Rejection::WrongPassword));
+    check(&[], log_in(1), Err(Rejection::WrongPassword));
+    let last = |given: &[Event]| State::replay(given).user("admin").unwrap().last_login_at;
+    assert_eq!(last(&[created()]), None);
+    assert_eq!(last(&[created(), logged_in]), Some(AT));
+}
+
 fn changed(n: u8) -> Event {
     Event::PasswordChanged { username: "admin".into(), password_hash: hash(n), at: AT }
 }
