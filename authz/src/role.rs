@@ -87,7 +87,8 @@ roles! {
         WorkerGetWorker "GetWorker" "Get all worker for the worker overview table.",
         WorkerDeregisterWorker "DeregisterWorker" "Deregister a worker from the Gaia primary instance.",
         WorkerResetWorkerRegisterSecret "ResetWorkerRegisterSecret" "Reset the global worker registration secret.",
-        WorkerManage "Manage" "Rename, tag, suspend, resume and drain workers, and set their environment.",
+        WorkerManage "Manage" "Rename, tag, suspend, resume and drain workers, and see their environment.",
+        WorkerEnvironment "Environment" "Set the environment of runs: who may do this can run code in every run.",
         WorkerJoinTokens "JoinTokens" "Create, list and revoke join tokens of workers.",
     }
     "System", "Watching over the whole system." {
@@ -222,11 +223,21 @@ mod tests {
     fn who_only_reads_gets_no_way_in_and_changes_nothing() {
         let grants = Grants::of_names(["readonly"]);
         let words = ["Create", "Update", "Delete", "Start", "Stop", "Change", "Reset", "Secret"];
-        let words = words.iter().chain(&["Deregister", "Manage", "Token", "Certificates"]);
+        let words =
+            words.iter().chain(&["Deregister", "Manage", "Environment", "Token", "Certificates"]);
         for word in words {
             let allowed = Role::ALL.iter().filter(|role| role.name().contains(word));
             let allowed: Vec<_> = allowed.filter(|role| grants.allow(**role)).collect();
             assert!(allowed.is_empty(), "{allowed:?}");
+        }
+    }
+
+    /// `LD_PRELOAD`, `NODE_OPTIONS` and their like make of a variable a program.
+    #[test]
+    fn an_operator_brings_no_code_of_their_own_into_runs() {
+        let grants = Grants::of_names(["operator"]);
+        for role in [Role::WorkerEnvironment, Role::PipelineCreate, Role::WorkerJoinTokens] {
+            assert!(!grants.allow(role), "{role:?}");
         }
     }
 

@@ -279,8 +279,8 @@ routes! {
     WorkerSuspend         POST   "/api/v1/worker/suspend/{workerid}"                   Role(R::WorkerManage);
     WorkerResume          POST   "/api/v1/worker/resume/{workerid}"                    Role(R::WorkerManage);
     VariableList          GET    "/api/v1/environment"                                 Role(R::WorkerManage);
-    VariableSet           PUT    "/api/v1/environment"                                 Role(R::WorkerManage);
-    VariableRemove        DELETE "/api/v1/environment"                                 Role(R::WorkerManage);
+    VariableSet           PUT    "/api/v1/environment"                                 Role(R::WorkerEnvironment);
+    VariableRemove        DELETE "/api/v1/environment"                                 Role(R::WorkerEnvironment);
     /// The join token in the body is the proof, and the signature of the request that of the key.
     WorkerJoin            POST   "/api/v1/worker/join"                                 Anyone;
     WorkerRenew           POST   "/api/v1/worker/certificate"                          Worker(None);

@@ -158,6 +158,38 @@ fn an_expired_certificate_is_refused_both_ways() {
     assert!(format!("{error:?}").contains("Expired"), "{error:?}");
 }
 
+/// A clock that differs from the others'.
+#[derive(Debug)]
+struct Skewed {
+    by: Duration,
+    ahead: bool,
+}
+
+impl rustls::time_provider::TimeProvider for Skewed {
+    fn current_time(&self) -> Option<UnixTime> {
+        let now = Duration::from_secs(UnixTime::now().as_secs());
+        let then = if self.ahead { now.checked_add(self.by) } else { now.checked_sub(self.by) };
+        then.map(UnixTime::since_unix_epoch)
+    }
+}
+
+#[test]
+fn clocks_may_differ_by_ten_minutes_on_either_side_but_not_by_days() {
+    let (_dir, authority) = authority();
+    let worker = authority.issue_worker(WORKER, HOUR).unwrap().credentials;
+    let handshake = |of_client, minutes: u64, ahead| {
+        let by = Duration::from_secs(60 * minutes);
+        let (mut client, mut server) = (client_tls(&worker).unwrap(), gateway(&authority));
+        let clock = if of_client { &mut client.time_provider } else { &mut server.time_provider };
+        *clock = Arc::new(Skewed { by, ahead });
+        handshake(client, server, "gateway")
+    };
+    for (of_client, ahead) in [(true, true), (true, false), (false, true), (false, false)] {
+        assert_eq!(handshake(of_client, 10, ahead), Ok(Peer::Worker(WORKER)));
+        handshake(of_client, 3 * 24 * 60, ahead).unwrap_err();
+    }
+}
+
 #[test]
 fn a_tampered_certificate_is_refused() {
     let (_dir, authority) = authority();

@@ -15,7 +15,7 @@ pub const REDACTED: &str = "[redacted]";
 
 /// Streams of whose unknown events nothing is shown: they are where secrets are kept.
 const KEEPERS: [&str; 6] =
-    ["user-", "secret-", "registration", "environment-", "pipeline-", "token-"];
+    ["user-", "secret-", "registration", "environment-", "pipeline-", "jointoken-"];
 
 /// An event's data as people may see it.
 #[derive(Clone, Debug, PartialEq)]

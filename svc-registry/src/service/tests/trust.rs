@@ -126,6 +126,16 @@ async fn who_did_not_hear_the_answer_asks_again_even_after_a_restart() {
     assert_eq!(again.worker_id, first.worker_id);
     assert_ne!(again.certificate, first.certificate);
     assert_eq!(list(&mut client).await.len(), 1);
+    // Another's key replays it in vain, as one that was revoked before the restart.
+    let replayed = join(&mut client, &text, &Key::generate().unwrap()).await.unwrap_err();
+    assert!(replayed.message().contains("is used up"), "{replayed}");
+    let other = token(&mut client, wire::CreateJoinTokenRequest::default()).await;
+    let token_id = other.parse::<JoinToken>().unwrap().id.to_string();
+    let request = wire::RevokeJoinTokenRequest { token_id, ..Default::default() };
+    client.revoke_join_token(request).await.unwrap();
+    let (mut client, _task) = machine.start().await;
+    let replayed = join(&mut client, &other, &key).await.unwrap_err();
+    assert!(replayed.message().contains("was revoked"), "{replayed}");
 
     client.deregister_worker(change(&first.worker_id)).await.unwrap();
     let refused = join(&mut client, &text, &key).await.unwrap_err();
