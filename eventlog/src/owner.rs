@@ -66,13 +66,20 @@ pub struct Rules<S: Fold, C, E, R> {
 }
 
 impl<S: Fold, C, E, R> Rules<S, C, E, R> {
-    /// What the state folds of an event. Those of the log itself, such as tombstones, are for nobody.
     fn decode(&self, recorded: &Recorded) -> Result<Option<S::Event>, DecodeError> {
-        if recorded.event.event_type.starts_with('$') {
-            return Ok(None);
-        }
-        (self.decode)(recorded)
+        known(self.decode, recorded)
     }
+}
+
+/// What a state folds of an event. Those of the log itself, such as tombstones, are for nobody.
+fn known<E>(
+    decode: fn(&Recorded) -> Result<Option<E>, DecodeError>,
+    recorded: &Recorded,
+) -> Result<Option<E>, DecodeError> {
+    if recorded.event.event_type.starts_with('$') {
+        return Ok(None);
+    }
+    decode(recorded)
 }
 
 /// The stored form of an event.

@@ -24,7 +24,8 @@ use uuid::Uuid;
 use crate::{
     config::Config,
     domain::{
-        Command, Description, Event, Generation, Registration, Rejection, certificate, token,
+        Command, Description, Event, Generation, Registration, Rejection, Workers, certificate,
+        token,
     },
     limits::{self, InvalidField},
     presence::{Attachment, Presence},
@@ -35,7 +36,7 @@ use crate::{
 pub(crate) struct Api {
     pub(crate) owner: Owner,
     pub(crate) presence: Presence,
-    pub(crate) past: Past,
+    pub(crate) past: Past<Workers>,
     pub(crate) secrets: Secrets,
     pub(crate) clock: Clock,
     pub(crate) authority: Authority,
@@ -197,7 +198,7 @@ impl Registry for Api {
         let contacts = self.presence.contacts().await.map_err(stopped)?;
         let workers = self
             .owner
-            .read(move |state| view(state, |worker| contacts.get(&worker).copied()))
+            .read(move |state| view(state.workers(), |worker| contacts.get(&worker).copied()))
             .await
             .map_err(stopped)?;
         Ok(Response::new(wire::ListWorkersResponse { workers }))

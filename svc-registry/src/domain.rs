@@ -12,7 +12,7 @@
 //! back, and is still so. It says what a worker may get from now on; it does not touch what it runs,
 //! but for what a drain finds at its deadline.
 //!
-//! In reading order: this file, `event`, `worker`, `pause`, `labels` (tags and who gave them), `environment`.
+//! In reading order: this file, `event`, `worker`, `workers`, `pause`, `labels` (tags and who gave them), `environment`.
 //!
 //! Invariants:
 //! - A deregistered worker never changes again.
@@ -27,6 +27,7 @@ mod labels;
 mod pause;
 pub mod token;
 mod worker;
+mod workers;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -41,6 +42,7 @@ pub use event::Event;
 pub use labels::Source;
 pub use pause::{Pause, PauseKind};
 pub use worker::{Deregistered, Description, Registration, Worker};
+pub use workers::Workers;
 
 #[cfg(test)]
 mod tests;
@@ -170,8 +172,7 @@ pub struct Generation(u64);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
-    /// Registered ones, and those that were deregistered.
-    workers: BTreeMap<WorkerId, Worker>,
+    workers: Workers,
     /// When something is to be done about a pause; a function of the workers.
     due: BTreeSet<(Timestamp, WorkerId)>,
     environments: BTreeMap<Scope, environment::Variables>,
@@ -244,10 +245,20 @@ fn register_worker(
     if secret != state.generation {
         return Err(Rejection::WrongSecret);
     }
-    if state.workers.contains_key(&registration.worker) {
+    if state.worker(registration.worker).is_some() {
         return Err(Rejection::WorkerExists(registration.worker));
     }
-    Ok(vec![Event::WorkerRegistered { registration, at }])
+    Ok(vec![Event::WorkerRegistered { registration: called_apart(state, registration), at }])
+}
+
+/// Runs are pinned by name, so nobody joins under that of another: who does is told apart by the end of
+/// their id.
+fn called_apart(state: &State, registration: Registration) -> Registration {
+    let (id, name) = (registration.worker.to_string(), &registration.name);
+    if !state.registered().any(|(_, other)| other.name == *name) {
+        return registration;
+    }
+    Registration { name: format!("{name}-{}", &id[id.len() - 8..]), ..registration }
 }
 
 fn attach_worker(
@@ -316,47 +327,18 @@ impl Fold for State {
     type Event = Event;
 
     fn evolve(&mut self, event: &Event) {
+        let before = self.due_of(event);
+        self.workers.evolve(event);
+        let after = self.due_of(event);
+        if before != after {
+            before.map(|due| self.due.remove(&due));
+            self.due.extend(after);
+        }
         match event {
             Event::WorkerRegistered { registration, at } => {
                 self.certificates.add(&certificate::of(registration), *at);
-                self.workers.insert(registration.worker, Worker::new(registration, *at));
             }
-            Event::WorkerReported { worker, description, at } => self.change(*worker, |known| {
-                known.description = description.clone();
-                known.last_contact_at = *at;
-            }),
-            Event::WorkerRenamed { worker, name, .. } => {
-                self.change(*worker, |known| known.name.clone_from(name));
-            }
-            Event::WorkerTagsChanged { worker, added, removed, .. } => {
-                self.change(*worker, |known| {
-                    known.operator_tags.retain(|tag| !removed.contains(tag));
-                    known.operator_tags.extend_from_slice(added);
-                });
-            }
-            Event::WorkerSuspended { worker, until, note, .. } => {
-                self.pause(*worker, PauseKind::Suspended, *until, note);
-            }
-            Event::WorkerDrainStarted { worker, deadline, note, .. } => {
-                self.pause(*worker, PauseKind::Draining, *deadline, note);
-            }
-            Event::WorkerDrainExpired { worker, .. } => self.change(*worker, |known| {
-                if let Some(pause) = &mut known.pause {
-                    pause.expired = true;
-                }
-            }),
-            Event::WorkerResumed { worker, .. } => self.change(*worker, |known| known.pause = None),
-            Event::WorkerLost { worker, last_contact_at, .. } => self.change(*worker, |known| {
-                known.lost = true;
-                known.last_contact_at = *last_contact_at;
-            }),
-            Event::WorkerReturned { worker, at } => self.change(*worker, |known| {
-                known.lost = false;
-                known.last_contact_at = *at;
-            }),
-            Event::WorkerDeregistered { worker, forced, note, .. } => {
-                let deregistered = Deregistered { note: note.clone(), forced: *forced };
-                self.change(*worker, |known| known.deregistered = Some(deregistered));
+            Event::WorkerDeregistered { worker, .. } => {
                 self.environments.remove(&Scope::Worker(*worker));
                 self.certificates.revision += 1;
             }
@@ -367,12 +349,8 @@ impl Fold for State {
                 self.generation.0 += 1;
             }
             Event::Token(event) => self.tokens.evolve(event),
-            Event::Certificate(event) => {
-                self.certificates.evolve(event);
-                if let certificate::Event::CertificateIssued { certificate, .. } = event {
-                    self.certify(certificate);
-                }
-            }
+            Event::Certificate(event) => self.certificates.evolve(event),
+            _ => {}
         }
     }
 }
@@ -381,13 +359,17 @@ impl State {
     /// A worker, also when it was deregistered.
     #[must_use]
     pub fn worker(&self, worker: WorkerId) -> Option<&Worker> {
-        self.workers.get(&worker)
+        self.workers.get(worker)
     }
 
     /// All that are registered, in order of their ids.
     pub fn registered(&self) -> impl Iterator<Item = (WorkerId, &Worker)> {
-        let known = self.workers.iter().filter(|(_, known)| known.deregistered.is_none());
-        known.map(|(&id, known)| (id, known))
+        self.workers.registered()
+    }
+
+    #[must_use]
+    pub fn workers(&self) -> &Workers {
+        &self.workers
     }
 
     /// When the next pause ends.
@@ -406,28 +388,9 @@ impl State {
         (&self.secret, self.generation)
     }
 
-    fn certify(&mut self, issue: &certificate::Issue) {
-        if let certificate::Subject::Worker(worker) = issue.subject {
-            self.change(worker, |known| {
-                known.certificate_serial.clone_from(&issue.serial);
-                known.certificate_expires_at = issue.expires_at;
-            });
-        }
-    }
-
-    fn change(&mut self, worker: WorkerId, change: impl FnOnce(&mut Worker)) {
-        let Some(known) = self.workers.get_mut(&worker) else { return };
-        let before = known.due();
-        change(known);
-        let after = known.due();
-        if before != after {
-            before.map(|due| self.due.remove(&(due, worker)));
-            self.due.extend(after.map(|due| (due, worker)));
-        }
-    }
-
-    fn pause(&mut self, worker: WorkerId, kind: PauseKind, until: Option<Timestamp>, note: &str) {
-        let pause = Pause { kind, note: note.to_owned(), until, expired: false };
-        self.change(worker, |known| known.pause = Some(pause));
+    /// When something is to be done about the pause of the worker that it is about.
+    fn due_of(&self, event: &Event) -> Option<(Timestamp, WorkerId)> {
+        let worker = event.worker()?;
+        Some((self.worker(worker)?.due()?, worker))
     }
 }

@@ -77,7 +77,7 @@ pub async fn start(deps: Deps, config: Config) -> Result<Service, StartError> {
     let api = Api {
         owner,
         presence,
-        past: Past::new(deps.log),
+        past: Past::new(deps.log, &rules()),
         secrets,
         master_key: deps.master_key,
         clock: deps.clock,

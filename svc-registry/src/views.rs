@@ -3,7 +3,7 @@
 use ids::{Timestamp, WorkerId};
 use proto::registry::v1 as wire;
 
-use crate::domain::{PauseKind, Source, State, Worker};
+use crate::domain::{PauseKind, Source, Worker, Workers};
 
 /// What only a running service knows of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,8 +13,8 @@ pub struct Contact {
 }
 
 /// All registered workers, oldest first. Without a running service, `contact` answers `None`.
-pub fn view(state: &State, contact: impl Fn(WorkerId) -> Option<Contact>) -> Vec<wire::Worker> {
-    let mut workers: Vec<_> = state.registered().collect();
+pub fn view(workers: &Workers, contact: impl Fn(WorkerId) -> Option<Contact>) -> Vec<wire::Worker> {
+    let mut workers: Vec<_> = workers.registered().collect();
     workers.sort_by_key(|&(id, worker)| (worker.registered_at, id));
     workers.into_iter().map(|(id, worker)| view_of(id, worker, contact(id))).collect()
 }

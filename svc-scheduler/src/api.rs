@@ -18,7 +18,8 @@ use crate::{
         RunState, State, explain, placement,
     },
     selectors,
-    service::{Owner, rules},
+    service::Owner,
+    views::Loads,
     watchers::Watchers,
     wire::{self, WireError, shorten},
 };
@@ -35,7 +36,7 @@ const MAX_HELD: usize = 10_000;
 #[derive(Clone, Debug)]
 pub(crate) struct Api {
     pub(crate) owner: Owner,
-    pub(crate) past: Past,
+    pub(crate) past: Past<Loads>,
     pub(crate) clock: Clock,
     pub(crate) config: Config,
     pub(crate) connections: Connections,
@@ -387,9 +388,9 @@ impl Scheduler for Api {
         request: Request<pb::ListLoadsRequest>,
     ) -> Answer<pb::ListLoadsResponse> {
         if let Some(end) = request.into_inner().before {
-            let state = self.past.before(&rules(), end).await;
-            let state = state.map_err(|error| Status::unavailable(error.to_string()))?;
-            return Ok(Response::new(loads(&state, &Connected::default())));
+            let loads = self.past.before(end).await;
+            let loads = loads.map_err(|error| Status::unavailable(error.to_string()))?;
+            return Ok(Response::new(loads.shown()));
         }
         let connected = self.connections.connected();
         let look = move |state: &State| loads(state, &connected);

@@ -5,7 +5,7 @@
 //! the state, and the start), `succession` (how one of several comes to lead, with `leadership`, what the
 //! log says of that, `rival`, how the leader is watched, and `door`, what callers find), `connections` (which workers are attached), `effects` (assigns, sends,
 //! cancels, takes back), `ledger` (what was said to whom), `watchers` (who wants to hear of which
-//! run), `selectors` (what is said of one), `api` (gRPC), `config`.
+//! run), `views` (what the past is shown from), `selectors` (what is said of one), `api` (gRPC), `config`.
 //!
 //! What is not here: heartbeats and grace times (the registry says who is lost), binaries, logs,
 //! secrets (an argument from the vault is only named).
@@ -23,6 +23,7 @@ mod rival;
 mod selectors;
 mod service;
 mod succession;
+mod views;
 mod watchers;
 mod wire;
 

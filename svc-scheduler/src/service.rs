@@ -123,7 +123,7 @@ pub(crate) fn furnish(
     let (connections, notices) = Connections::new();
     let effects = Effects::new(owner.clone(), deps.clock.clone(), config.clone(), notices);
     let (watchers, watchers_task) = Watchers::start(owner.clone());
-    let past = Past::new(deps.log);
+    let past = Past::new(deps.log, &rules());
     let api = Api { owner, past, clock: deps.clock, config, connections, watchers };
     let server = SchedulerServer::new(api).max_decoding_message_size(MAX_REQUEST);
     let router = tonic::service::Routes::new(server).into_axum_router();

@@ -430,3 +430,27 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn a_look_back_is_the_fold_up_to_there_wherever_looks_began() {
+    const EVENTS: u64 = 45_000;
+    let log = Log::in_memory(clock());
+    for batch in 0..EVENTS / 1_000 {
+        // In the second quarter there is nothing for the bank.
+        let (stream, event_type) = match batch {
+            12..22 => ("elsewhere-1", "Other"),
+            _ => ("holiday-1", "Holiday"),
+        };
+        let numbers = batch * 1_000..(batch + 1) * 1_000;
+        let events = numbers.map(|number| new(number.into(), event_type)).collect();
+        log.append(stream, Expected::Any, events).await.unwrap();
+    }
+    let past = Past::<Bank>::new(log, &RULES);
+    let holidays = |end: u64| end.min(12_000) + end.clamp(22_000, EVENTS) - 22_000;
+    let mut end = 7;
+    for _ in 0..60 {
+        let then = past.before(end).await.unwrap();
+        assert_eq!(u64::from(then.holidays), holidays(end), "before {end}");
+        end = (end * 48_271) % 50_021;
+    }
+}

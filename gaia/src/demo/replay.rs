@@ -71,7 +71,7 @@ async fn compare_workers(client: &Client, recorded: &[Recorded]) -> Result<usize
         }
     }
     let mut live: Vec<Worker> = client.get("/api/v1/worker").await?;
-    let mut replayed = svc_registry::view(&state, |_| None);
+    let mut replayed = svc_registry::view(state.workers(), |_| None);
     live.sort_by(|a, b| a.uniqueid.cmp(&b.uniqueid));
     replayed.sort_by(|a, b| a.worker_id.cmp(&b.worker_id));
     let told: Vec<_> = live.iter().map(|w| (&w.uniqueid, &w.name, w.slots, &w.tags)).collect();

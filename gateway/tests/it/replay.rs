@@ -216,7 +216,7 @@ async fn compare_views(house: &House, then: &Rebuilt) {
     for worker in &mut live {
         (worker.connected, worker.last_contact_at) = (false, 0);
     }
-    let mut views = svc_registry::view(&then.registry, |_| None);
+    let mut views = svc_registry::view(then.registry.workers(), |_| None);
     for worker in &mut views {
         worker.last_contact_at = 0;
     }

@@ -12,9 +12,8 @@ use proto::registry::v1 as wire;
 use tonic::Status;
 
 use crate::{
-    State, codec,
-    domain::Event,
-    service::rules,
+    codec,
+    domain::{Event, Workers},
     views::{view, view_of},
 };
 
@@ -22,15 +21,18 @@ use crate::{
 const MOST: usize = 1_000;
 
 /// The workers as they were when the log ended before this position.
-pub(super) async fn workers(past: &Past, end: u64) -> Result<Vec<wire::Worker>, Status> {
-    let state = past.before(&rules(), end).await.map_err(unreadable)?;
-    Ok(view(&state, |_| None))
+pub(super) async fn workers(past: &Past<Workers>, end: u64) -> Result<Vec<wire::Worker>, Status> {
+    let workers = past.before(end).await.map_err(unreadable)?;
+    Ok(view(&workers, |_| None))
 }
 
 /// What happened to the worker, and what it was after each; the newest of it.
-pub(super) async fn changes(past: &Past, worker: WorkerId) -> Result<Vec<wire::Change>, Status> {
+pub(super) async fn changes(
+    past: &Past<Workers>,
+    worker: WorkerId,
+) -> Result<Vec<wire::Change>, Status> {
     let mut stored = past.log().read_stream(format!("worker-{worker}"), 0, usize::MAX);
-    let mut state = State::default();
+    let mut state = Workers::default();
     let mut changes = VecDeque::new();
     while let Some(recorded) = stored.next().await {
         let recorded = recorded.map_err(unreadable)?;
@@ -44,14 +46,14 @@ pub(super) async fn changes(past: &Past, worker: WorkerId) -> Result<Vec<wire::C
     Ok(changes.into())
 }
 
-fn change(state: &State, worker: WorkerId, recorded: &Recorded, event: &Event) -> wire::Change {
+fn change(state: &Workers, worker: WorkerId, recorded: &Recorded, event: &Event) -> wire::Change {
     wire::Change {
         position: recorded.position,
         at: recorded.recorded_at.as_millis(),
         what: recorded.event.event_type.to_string(),
         actor: recorded.event.metadata().actor,
         note: note(event).to_owned(),
-        worker: state.worker(worker).map(|known| view_of(worker, known, None)),
+        worker: state.get(worker).map(|known| view_of(worker, known, None)),
     }
 }
 

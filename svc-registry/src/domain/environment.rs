@@ -81,17 +81,21 @@ impl State {
     }
 
     /// What the runs of a worker get: its own variables win over those of its tags, and of two tags
-    /// the first wins.
+    /// the first wins. What a worker says of itself opens no secret: those of a tag are for workers that
+    /// operators, or their join tokens, gave the tag.
     #[must_use]
     pub fn environment(&self, id: WorkerId) -> BTreeMap<&str, (&Scope, &Variable)> {
         let Some(worker) = self.worker(id) else { return BTreeMap::new() };
-        let applies = |scope: &Scope| match scope {
-            Scope::Worker(worker) => *worker == id,
-            Scope::Tag(tag) => worker.offers(tag),
+        let applies = |scope: &Scope, variable: &Variable| match (scope, &variable.value) {
+            (Scope::Worker(worker), _) => *worker == id,
+            (Scope::Tag(tag), Value::Plain(_)) => worker.offers(tag),
+            (Scope::Tag(tag), Value::Sealed(_)) => worker.offers(tag) && worker.was_given(tag),
         };
         let mut environment = BTreeMap::new();
         // Workers come before tags, and each scope leaves alone what is there.
-        for (scope, key, variable) in self.variables().filter(|(scope, ..)| applies(scope)) {
+        for (scope, key, variable) in
+            self.variables().filter(|(scope, _, variable)| applies(scope, variable))
+        {
             environment.entry(key).or_insert((scope, variable));
         }
         environment

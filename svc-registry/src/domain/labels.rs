@@ -54,6 +54,11 @@ impl Worker {
         !is_denied && labels().any(|tag| same(tag, wanted))
     }
 
+    /// Whether operators or its join token gave it the tag.
+    pub(super) fn was_given(&self, wanted: &str) -> bool {
+        holds(&self.operator_tags, wanted)
+    }
+
     /// A tag takes the place of its opposite. What is already so is left out.
     pub(super) fn retag(&self, add: Vec<String>, remove: &[String]) -> Result<Changed, Rejection> {
         agree(&add)?;

@@ -271,6 +271,44 @@ fn a_name_is_given_to_one_worker() {
 }
 
 #[test]
+fn nobody_joins_under_the_name_of_another() {
+    let named = |n: u128, name: &str| Registration { name: name.into(), ..registration(n) };
+    let joins =
+        |n: u128, name: &str| Event::WorkerRegistered { registration: named(n, name), at: AT };
+    let register = Command::RegisterWorker {
+        registration: named(2, "w1"),
+        secret: State::replay(&[registered(1)]).secret().1,
+        at: AT,
+    };
+    check(&[registered(1)], register.clone(), Ok(vec![joins(2, "w1-00000002")]));
+    check(&[registered(1), deregistered(1)], register, Ok(vec![joins(2, "w1")]));
+}
+
+#[test]
+fn what_a_worker_says_of_itself_opens_no_secret() {
+    let secret = Event::VariableSet {
+        scope: of_tag("gpu"),
+        key: "KEY".into(),
+        value: Value::Sealed(vec![1]),
+        note: String::new(),
+        at: AT,
+    };
+    let description = described(1, &["gpu"]);
+    let says = Event::WorkerReported { worker: worker(1), description, at: AT };
+    let given = [registered(1), secret, variable(of_tag("gpu"), "PLAIN", "x"), says];
+    let keys = |given: &[Event]| {
+        State::replay(given)
+            .environment(worker(1))
+            .into_keys()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(keys(&given), ["PLAIN"]);
+    assert_eq!(keys(&[&given[..], &[tagged(1, &["GPU"], &[])]].concat()), ["KEY", "PLAIN"]);
+    assert!(keys(&[&given[..], &[tagged(1, &["-gpu"], &[])]].concat()).is_empty());
+}
+
+#[test]
 fn a_tag_takes_the_place_of_its_opposite() {
     check(
         &[registered(1)],
@@ -397,10 +435,10 @@ proptest! {
                 state.evolve(&event);
                 log.push(event);
             }
-            for (id, worker) in &before.workers {
-                prop_assert!(worker.deregistered.is_none() || state.workers[id] == *worker);
+            for (id, worker) in before.workers.iter() {
+                prop_assert!(worker.deregistered.is_none() || state.worker(id) == Some(worker));
             }
-            let due = state.workers.iter().filter_map(|(&id, worker)| Some((worker.due()?, id)));
+            let due = state.workers.iter().filter_map(|(id, worker)| Some((worker.due()?, id)));
             prop_assert_eq!(&due.collect::<BTreeSet<_>>(), &state.due);
             if !matches!(command, Command::ResetRegistrationSecret { .. }) {
                 prop_assert_eq!(decide(&state, command).unwrap_or_default(), vec![]);

@@ -200,6 +200,7 @@ fn redeem(
             let (removed, note) = (vec![], format!("from join token {token}"));
             let is_tagged = !added.is_empty();
             let tagged = Any::WorkerTagsChanged { worker, added, removed, note, at };
+            let registration = super::called_apart(state, registration);
             let mut events = vec![redeemed.into(), Any::WorkerRegistered { registration, at }];
             events.extend(when(is_tagged, tagged));
             Ok(events)

@@ -407,6 +407,6 @@ async fn a_log_can_be_looked_at_without_a_service() {
             eventlog::Fold::evolve(&mut state, &event);
         }
     }
-    let [worker] = &crate::view(&state, |_| None)[..] else { panic!("one worker") };
+    let [worker] = &crate::view(state.workers(), |_| None)[..] else { panic!("one worker") };
     assert_eq!((worker.worker_id.as_str(), worker.state()), (id.as_str(), WorkerState::Suspended));
 }

@@ -48,7 +48,7 @@ impl Past {
 
     /// The workers, by name. Who was connected is not in the log; who was lost is.
     pub(crate) fn workers(&self) -> Vec<Worker> {
-        let mut workers = svc_registry::view(&self.registry, |_| None);
+        let mut workers = svc_registry::view(self.registry.workers(), |_| None);
         workers.sort_by(|a, b| (&a.name, &a.worker_id).cmp(&(&b.name, &b.worker_id)));
         workers
     }

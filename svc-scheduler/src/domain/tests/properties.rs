@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::views::Loads;
 
 /// What happens next. What it is about is looked up when it happens, so that most of it makes sense.
 #[derive(Clone, Debug)]
@@ -303,6 +304,19 @@ fn assert_streams_commute(log: &[Fact], state: &State) {
     assert_eq!(&State::replay(&by_stream), state);
 }
 
+/// The view of the past says what the state does.
+fn assert_loads(log: &[Fact], state: &State) {
+    let shown = Loads::replay(log).shown();
+    assert_eq!(shown.queued, state.queued() as u64);
+    let shown =
+        shown.loads.into_iter().map(|load| (load.worker_id, load.run_ids, load.finished_runs));
+    let said = state.workers().map(|(id, _)| {
+        let runs: Vec<_> = state.held_by(id).map(|run| run.to_string()).collect();
+        (id.to_string(), runs, state.finished_by(id))
+    });
+    assert_eq!(shown.collect::<Vec<_>>(), said.collect::<Vec<_>>());
+}
+
 fn any_run() -> impl Strategy<Value = u128> {
     1..=RUNS
 }
@@ -421,6 +435,7 @@ proptest! {
         for step in steps {
             world.take(step);
             assert_sound(&world.state);
+            assert_loads(&world.log, &world.state);
         }
         prop_assert_eq!(&State::replay(&world.log), &world.state);
         assert_streams_commute(&world.log, &world.state);
