@@ -116,7 +116,7 @@ impl Cache {
         }
         if wanted.size > self.limit {
             return Err(Trouble::Worker(format!(
-                "the pipeline's binary has {} bytes, more than this worker keeps: raise its `cache_limit` of {}",
+                "the pipeline's binary has {} bytes, more than this worker keeps: raise its --cache-limit of {}",
                 wanted.size, self.limit
             )));
         }

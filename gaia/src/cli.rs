@@ -121,6 +121,15 @@ struct AgentArgs {
     /// Folder for its identity, binaries and logs
     #[arg(long, env = "GAIA_HOME_PATH", default_value = "gaia-agent", value_name = "DIR")]
     home: PathBuf,
+    /// Bytes of binaries that it keeps; the least recently used go first [default: 10 GiB]
+    #[arg(long, env = "GAIA_CACHE_LIMIT", value_name = "BYTES")]
+    cache_limit: Option<u64>,
+    /// Bytes of one run's log that may wait on its disk for the server [default: 256 MiB]
+    #[arg(long, env = "GAIA_SPOOL_LIMIT", value_name = "BYTES")]
+    spool_limit: Option<u64>,
+    /// What happens when so much waits
+    #[arg(long, value_enum, default_value_t, env = "GAIA_SPOOL_FULL")]
+    spool_full: SpoolFull,
     /// Protocols to reach the server by
     #[arg(long, value_enum, default_value_t, env = "GAIA_PROTOCOLS")]
     protocols: Protocols,
@@ -133,6 +142,15 @@ enum Protocols {
     Auto,
     Http2,
     Http3,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum SpoolFull {
+    /// The job waits: nothing is missing
+    #[default]
+    Block,
+    /// What the job prints is dropped, and the log says how much
+    Drop,
 }
 
 #[derive(Subcommand, Debug)]
@@ -226,6 +244,7 @@ async fn dispatch(cli: Cli) -> Result<u8> {
 
 async fn run_agent(args: AgentArgs, server: &ServerArgs) -> Result<()> {
     let address = server.server.clone().context("name the server: --server URL")?;
+    let usual = agent::Config::default();
     let config = agent::Config {
         server: address,
         name: args.name,
@@ -240,7 +259,13 @@ async fn run_agent(args: AgentArgs, server: &ServerArgs) -> Result<()> {
             Protocols::Http2 => agent::Protocols::Http2,
             Protocols::Http3 => agent::Protocols::Http3,
         },
-        ..agent::Config::default()
+        cache_limit: args.cache_limit.unwrap_or(usual.cache_limit),
+        spool_limit: args.spool_limit.unwrap_or(usual.spool_limit),
+        spool_full: match args.spool_full {
+            SpoolFull::Block => agent::WhenFull::Block,
+            SpoolFull::Drop => agent::WhenFull::Drop,
+        },
+        ..usual
     };
     let signals = host::signals()?;
     Ok(agent::run_until(config, signals.shutdown, signals.abort).await?)

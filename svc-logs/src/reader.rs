@@ -285,11 +285,13 @@ impl Pages {
         let (content, mut beside) = (self.content.take(), self.beside.take());
         let mut content = content.expect("no read is dropped and gone on with");
         let read = move || {
-            let data = content.read(at, wanted)?;
-            let spans = match &mut beside {
-                Some(beside) => beside.read(at, data.len() as u64)?,
-                None => vec![],
-            };
+            let mut data = content.read(at, wanted)?;
+            let mut spans = vec![];
+            if let Some(beside) = &mut beside {
+                spans = beside.read(at, data.len() as u64)?;
+                // What is not told yet comes with the next answer.
+                data.truncate(spans.iter().map(|span| span.length as usize).sum());
+            }
             Ok((data, spans, content, beside))
         };
         let (data, spans, content, beside) = blocking(read).await?;

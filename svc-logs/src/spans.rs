@@ -10,6 +10,7 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::PathBuf,
+    sync::Arc,
 };
 
 use prost::Message;
@@ -17,8 +18,11 @@ use proto::logs::v1::{LogSource, LogSpan, LogSpans, LogStream};
 
 /// Of one record: more than the header holds that brings it.
 const LONGEST: usize = 64 << 10;
-/// Jobs of one source: more than any pipeline has.
-const MOST_JOBS: usize = 10_000;
+/// Jobs of one source: no pipeline has more.
+const MOST_JOBS: usize = 1_000;
+/// Stretches and their jobs in one answer. A record may name one source of many jobs for each of many
+/// stretches; told in full, it would be thousands of times as long.
+const MOST_TOLD: usize = 64 << 10;
 
 /// Why spans are refused; nothing is stored then.
 pub(crate) fn check(spans: &LogSpans) -> Result<(), String> {
@@ -54,13 +58,37 @@ fn end(spans: &LogSpans) -> u64 {
     spans.lengths.iter().fold(spans.offset, |end, length| end.saturating_add(*length))
 }
 
+/// Bytes that follow each other and came from the same source.
+#[derive(Debug)]
+struct Stretch {
+    length: u64,
+    at: u64,
+    /// Shared by all of a record that name it.
+    source: Option<Arc<LogSource>>,
+}
+
+impl Stretch {
+    fn unknown(length: u64) -> Self {
+        Self { length, at: 0, source: None }
+    }
+
+    fn told(&self, length: u64) -> LogSpan {
+        LogSpan { length, at: self.at, source: self.source.as_deref().cloned() }
+    }
+
+    fn weight(&self) -> usize {
+        1 + self.source.as_ref().map_or(0, |source| source.jobs.len())
+    }
+}
+
 /// The stretches, one by one.
-fn stretches(spans: &LogSpans) -> impl Iterator<Item = LogSpan> {
-    let columns = spans.lengths.iter().zip(&spans.delays).zip(&spans.origins);
+fn stretches(spans: LogSpans) -> impl Iterator<Item = Stretch> {
+    let sources: Vec<_> = spans.sources.into_iter().map(Arc::new).collect();
+    let columns = spans.lengths.into_iter().zip(spans.delays).zip(spans.origins);
     let mut at = spans.at;
     columns.map(move |((length, delay), origin)| {
-        at = at.saturating_add_signed(*delay);
-        LogSpan { length: *length, at, source: spans.sources.get(*origin as usize).cloned() }
+        at = at.saturating_add_signed(delay);
+        Stretch { length, at, source: sources.get(origin as usize).cloned() }
     })
 }
 
@@ -153,7 +181,7 @@ pub(crate) struct SpanReader {
     position: u64,
     /// Where `ahead` begins in the log.
     at: u64,
-    ahead: VecDeque<LogSpan>,
+    ahead: VecDeque<Stretch>,
     /// Where it ends.
     end: u64,
 }
@@ -163,61 +191,78 @@ impl SpanReader {
         Self { path, file: None, position: 0, at: 0, ahead: VecDeque::new(), end: 0 }
     }
 
-    /// What is known of these bytes, all of them; each call goes on where one before ended, or later.
+    /// What is known of these bytes: of all, or of the first of them where it would be too much at once.
+    /// Each call goes on where one before ended, or later.
     pub(crate) fn read(&mut self, offset: u64, length: u64) -> io::Result<Vec<LogSpan>> {
         let wanted = offset + length;
-        self.look_ahead(wanted)?;
-        let mut spans = vec![];
-        let mut at = offset;
-        while at < wanted
-            && let Some(first) = self.ahead.front_mut()
-        {
-            let ends = self.at + first.length;
-            if ends <= at {
-                self.at = ends;
-                self.ahead.pop_front();
-                continue;
-            }
-            let part = ends.min(wanted) - at;
-            push(&mut spans, LogSpan { length: part, ..first.clone() });
+        let (mut spans, mut at, mut weight) = (vec![], offset, 0);
+        while at < wanted && weight < MOST_TOLD {
+            let Some((stretch, end)) = self.stretch(at)? else {
+                push(&mut spans, Stretch::unknown(0).told(wanted - at));
+                break;
+            };
+            let part = end.min(wanted) - at;
+            weight += stretch.weight();
+            push(&mut spans, stretch.told(part));
             at += part;
-        }
-        if at < wanted {
-            push(&mut spans, LogSpan { length: wanted - at, at: 0, source: None });
         }
         Ok(spans)
     }
 
-    fn look_ahead(&mut self, wanted: u64) -> io::Result<()> {
+    /// In which this byte lies, and where it ends. `None`: nothing is told of it, nor of what follows.
+    fn stretch(&mut self, at: u64) -> io::Result<Option<(&Stretch, u64)>> {
+        loop {
+            while let Some(first) = self.ahead.front()
+                && self.at + first.length <= at
+            {
+                self.at += first.length;
+                self.ahead.pop_front();
+            }
+            if !self.ahead.is_empty() {
+                break;
+            }
+            if !self.look_ahead(at)? {
+                return Ok(None);
+            }
+        }
+        let end = |first: &Stretch| self.at + first.length;
+        Ok(self.ahead.front().map(|first| (first, end(first))))
+    }
+
+    /// Reads one record more, once nothing is ahead. `false`: there is none.
+    fn look_ahead(&mut self, at: u64) -> io::Result<bool> {
         if self.file.is_none() {
             match File::open(&self.path) {
                 Ok(file) => self.file = Some(file),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
                 Err(error) => return Err(error),
             }
         }
-        let Some(file) = &self.file else { return Ok(()) };
-        while self.end < wanted
-            && let Some((record, next)) = record(file, self.position)?
-        {
-            self.position = next;
-            let mut from = record.offset;
-            if from > self.end {
-                self.ahead.push_back(LogSpan { length: from - self.end, at: 0, source: None });
-                self.end = from;
-            }
-            for mut span in stretches(&record) {
-                let ends = from + span.length;
-                // A record that was sent again, with more behind it.
-                span.length = ends.saturating_sub(self.end.max(from));
-                from = ends;
-                if span.length > 0 {
-                    self.end = ends;
-                    self.ahead.push_back(span);
-                }
+        let Some(file) = &self.file else { return Ok(false) };
+        let Some((record, next)) = record(file, self.position)? else { return Ok(false) };
+        self.position = next;
+        if end(&record) <= at.max(self.end) {
+            // Nobody asks for it any more.
+            self.end = self.end.max(end(&record));
+            self.at = self.end;
+            return Ok(true);
+        }
+        let mut from = record.offset;
+        if from > self.end {
+            self.ahead.push_back(Stretch::unknown(from - self.end));
+            self.end = from;
+        }
+        for mut stretch in stretches(record) {
+            let ends = from + stretch.length;
+            // A record that was sent again, with more behind it.
+            stretch.length = ends.saturating_sub(self.end.max(from));
+            from = ends;
+            if stretch.length > 0 {
+                self.end = ends;
+                self.ahead.push_back(stretch);
             }
         }
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -280,6 +325,40 @@ mod tests {
     }
 
     #[test]
+    fn a_record_that_says_much_of_little_is_told_in_parts() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("1.spans");
+        let mut much = spans(0, &vec![1; 10_000]);
+        much.delays = (0..10_000).map(|number| number % 2).collect();
+        much.sources[0].jobs = (0..1_000).collect();
+        assert_eq!(check(&much), Ok(()));
+        SpanFile::open(&path).unwrap().append(&much).unwrap();
+        let mut reader = SpanReader::new(path);
+        let mut at = 0;
+        while at < 10_000 {
+            let told = reader.read(at, 10_000 - at).unwrap();
+            let jobs = told.iter().flat_map(|span| &span.source).map(|source| source.jobs.len());
+            let jobs = jobs.sum::<usize>();
+            assert!((1..=MOST_TOLD + 1_000).contains(&jobs), "{jobs} jobs");
+            at += told.iter().map(|span| span.length).sum::<u64>();
+        }
+        assert_eq!(at, 10_000);
+    }
+
+    #[test]
+    fn who_comes_late_holds_nothing_of_what_was_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("1.spans");
+        let mut file = SpanFile::open(&path).unwrap();
+        for record in 0..100 {
+            file.append(&spans(record * 100, &[1; 100])).unwrap();
+        }
+        let mut reader = SpanReader::new(path);
+        assert_eq!(told(&mut reader, 9_950, 1), [(1, 10_950)]);
+        assert!(reader.ahead.len() <= 50, "{} are held", reader.ahead.len());
+    }
+
+    #[test]
     fn odd_spans_are_refused() {
         assert_eq!(check(&spans(7, &[1, 2, 3])), Ok(()));
         let odd = |change: fn(&mut LogSpans)| {
@@ -292,5 +371,6 @@ mod tests {
         assert!(odd(|it| it.lengths[1] = u64::MAX).contains("without an end"));
         assert!(odd(|it| it.origins[2] = 1).contains("no source 1"));
         assert!(odd(|it| it.sources[0].stream = 9).contains("unknown stream"));
+        assert!(odd(|it| it.sources[0].jobs = vec![1; 1_001]).contains("too many jobs"));
     }
 }

@@ -1,9 +1,10 @@
 //! What runs print reaches whoever reads it, live and whole.
 
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Value, json};
+use tests::{Cluster, Setting};
 
-use crate::cluster_of_one;
+use crate::{cluster_of_one, program, story_pipeline};
 
 #[tokio::test]
 async fn a_log_is_followed_live_and_is_whole_at_the_end() -> Result<()> {
@@ -69,9 +70,33 @@ async fn a_line_is_told_to_be_of_its_job_and_stream() -> Result<()> {
         assert_eq!(text, line);
         assert!(time.starts_with("20") && time.ends_with('Z'), "{timed}");
     }
-    let about: serde_json::Value =
+    let about: Value =
         cluster.client.get(&format!("/api/v1/run/{}/log?about=1", run.uniqueid)).await?;
     assert_eq!(about["sealed"]["size"], whole.len());
     assert_eq!(about["sealed"]["sha256"], ids::Digest::of(whole.as_bytes()).to_string());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_log_that_is_refused_for_good_ends_as_it_is_and_says_why() -> Result<()> {
+    let setting =
+        Setting { service: "svc-logs", lines: "max_log_bytes = 500000\n", environment: &[] };
+    let mut cluster = Cluster::start_apart(program(), &[setting], |_| Ok(())).await?;
+    cluster.agent("one", &[]).await?;
+    let pipeline = cluster.pipeline_of("story", story_pipeline(), &[]).await?;
+    let arguments =
+        json!([{ "key": "lines", "value": "10000" }, { "key": "width", "value": "199" }]);
+    let run = cluster.start_run(&pipeline, json!({ "args": arguments })).await?;
+    // The worker does not wait for what will never come.
+    let run = cluster.ended(&run.uniqueid).await?;
+    assert_eq!((run.status.as_str(), run.attempts.len()), ("success", 1), "{}", run.reason);
+    let path = format!("/api/v1/run/{}/log", run.uniqueid);
+    let about: Value = cluster.client.get(&format!("{path}?about=1")).await?;
+    let sealed = &about["sealed"];
+    let why = sealed["incomplete"].as_str().unwrap_or_default();
+    assert!(why.contains("more than 500000 bytes"), "{about}");
+    let (size, missing) = (sealed["size"].as_u64(), sealed["missing"].as_u64());
+    assert!(size <= Some(500_000) && missing >= Some(1_500_000), "{about}");
+    assert_eq!(cluster.log(&run.uniqueid).await?.len() as u64, size.unwrap_or_default());
     Ok(())
 }

@@ -163,7 +163,8 @@ async fn read(
     let request = ReadLogRequest {
         run_id: run.run_id.clone(),
         attempt: place.attempt,
-        offset: place.offset,
+        // How the byte before it ends tells a view whether a line begins.
+        offset: place.offset.saturating_sub(view.is_some().into()),
         follow: false,
         spans: view.is_some(),
     };
@@ -173,7 +174,11 @@ async fn read(
         Err(fault) => return Err(fault.into()),
     };
     Ok(stream::iter(pieces).flatten().map_ok(move |piece| match &mut view {
-        Some(view) => ReadLogResponse { data: view.push(&piece, 0).into(), ..piece },
+        Some(view) => {
+            let known = place.offset.saturating_sub(piece.offset) as usize;
+            let data = view.push(&piece, known.min(piece.data.len())).into();
+            ReadLogResponse { data, ..piece }
+        }
         None => piece,
     }))
 }

@@ -183,10 +183,8 @@ async fn a_log_is_shown_by_stream_by_job_and_with_times() {
         ("&job=stop", "two\n"),
         ("&job=1", "one\n"),
         ("&job=go&unsure=1", "one\nboth\n"),
-        (
-            "&timestamps=1&stream=stdout",
-            "1970-01-01T00:00:01.000Z one\n1970-01-01T00:00:01.500Z both\n",
-        ),
+        ("&timestamps=1&job=go", "1970-01-01T00:00:01.000Z one\n"),
+        ("&timestamps=1&offset=6", "o\n1970-01-01T00:00:01.500Z both\n"),
     ] {
         let seen = house.admin.get(&format!("{path}?raw=1{query}")).await.expect(200);
         assert_eq!(seen.text(), wanted, "{query}");

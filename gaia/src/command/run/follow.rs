@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow};
 use futures::StreamExt;
+use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
 use super::segment;
 use crate::{client::Client, sse::Event};
 
-/// How long a server that was there is waited for.
+/// How long a log that was followed is waited for.
 const AWAY: Duration = Duration::from_mins(2);
+/// A connection that lived so long was a good one, although the run said nothing.
+const STEADY: Duration = Duration::from_secs(15);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
@@ -26,25 +29,31 @@ pub async fn follow_log(
 ) -> Result<()> {
     let path = format!("/api/v1/run/{}/log?follow=1{view}", segment(run));
     let mut follower = Follower { show, place: String::new(), attempt: String::new() };
+    // When the log was last seen to go on.
     let (mut heard, mut pause) = (None, SHORTEST_PAUSE);
     loop {
-        let broken: Error = match client.follow_from(&path, &follower.place).await {
-            Ok(mut events) => loop {
-                heard = Some(Instant::now());
-                match events.next().await {
-                    Some(Ok(event)) if event.name == "error" => {
-                        break anyhow!("the server cannot go on with the log: {}", event.data);
-                    }
-                    Some(Ok(event)) => {
-                        if follower.take(event)? {
-                            return Ok(());
+        let broken = match client.follow_from(&path, &follower.place).await {
+            Ok(mut events) => {
+                let (begun, place) = (Instant::now(), follower.place.clone());
+                let broken = loop {
+                    match events.next().await {
+                        Some(Ok(event)) if event.name == "error" => break fault(&event.data)?,
+                        Some(Ok(event)) => {
+                            if follower.take(event)? {
+                                return Ok(());
+                            }
                         }
-                        pause = SHORTEST_PAUSE;
+                        Some(Err(error)) => break error.into(),
+                        None => {
+                            break anyhow!("the server ended the stream before the run was over");
+                        }
                     }
-                    Some(Err(error)) => break error.into(),
-                    None => break anyhow!("the server ended the stream before the run was over"),
+                };
+                if heard.is_none() || follower.place != place || begun.elapsed() > STEADY {
+                    (heard, pause) = (Some(Instant::now()), SHORTEST_PAUSE);
                 }
-            },
+                broken
+            }
             Err(error) => {
                 let refused = error.status().is_some_and(|status| status.is_client_error());
                 if refused || heard.is_none() {
@@ -60,6 +69,19 @@ pub async fn follow_log(
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// What the server says of why it cannot go on. `Err`: it never will.
+fn fault(data: &str) -> Result<Error> {
+    #[derive(Deserialize)]
+    struct Fault {
+        message: String,
+        #[serde(default)]
+        lasting: bool,
+    }
+    let fault: Fault = serde_json::from_str(data).context("read why the log broke off")?;
+    let why = anyhow!("the server cannot go on with the log: {}", fault.message);
+    if fault.lasting { Err(why) } else { Ok(why) }
 }
 
 struct Follower<S> {
@@ -98,6 +120,14 @@ impl<S: FnMut(&str) -> Result<()>> Follower<S> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_fault_that_lasts_ends_the_following() {
+        let passing = super::fault(r#"{"message": "away"}"#).unwrap();
+        assert!(passing.to_string().contains("away"));
+        let lasting = super::fault(r#"{"message": "bytes are lost", "lasting": true}"#);
+        assert!(lasting.unwrap_err().to_string().contains("bytes are lost"));
+    }
+
     use std::sync::{Arc, Mutex};
 
     use axum::{Router, body::Body, extract::State, http::HeaderMap, routing::get};

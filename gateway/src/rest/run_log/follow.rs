@@ -79,7 +79,8 @@ pub(super) fn follow(
             () = events.closed() => Err(Stopped::ByReader),
         };
         if let Err(Stopped::ByFault(fault)) = outcome {
-            let message = json!({ "message": fault.message() });
+            let lasting = matches!(fault.code(), Code::DataLoss | Code::NotFound);
+            let message = json!({ "message": fault.message(), "lasting": lasting });
             let event = Event::default().event("error").json_data(message);
             // The reader may be gone too.
             events.send(event).await.ok();

@@ -74,6 +74,9 @@ impl View {
     pub(super) fn push(&mut self, piece: &ReadLogResponse, skip: usize) -> Vec<u8> {
         if let Some(before) = skip.checked_sub(1).and_then(|last| piece.data.get(last)) {
             self.at_line_start = *before == b'\n';
+        } else if piece.offset == 0 {
+            // Another attempt's, perhaps.
+            self.at_line_start = true;
         }
         let (mut at, mut seen) = (0, Vec::with_capacity(piece.data.len()));
         for span in &piece.spans {
@@ -160,6 +163,15 @@ mod tests {
             || Wish { timestamps: Some(on()), stream: Some("stdout".into()), ..Wish::default() };
         assert_eq!(seen(timed(), 2), "e\n1970-01-01T00:00:00.002Z two\n");
         assert_eq!(seen(timed(), 4), "1970-01-01T00:00:00.002Z two\n");
+    }
+
+    #[test]
+    fn the_next_attempt_begins_a_line_wherever_the_one_before_broke_off() {
+        let wish = Wish { timestamps: Some(on()), ..Wish::default() };
+        let mut view = wish.view([].into_iter()).unwrap().unwrap();
+        view.push(&piece(), 0);
+        let again = String::from_utf8_lossy(&view.push(&piece(), 0)).into_owned();
+        assert!(again.starts_with("1970-01-01T00:00:00.001Z one\n"), "{again}");
     }
 
     #[test]
