@@ -161,6 +161,20 @@ struct Newest {
     fresh: Fresh,
 }
 
+impl Newest {
+    fn span(&self, from: u64, to: u64, bytes: usize) -> Option<Span> {
+        let (first, fresh) = (self.segment.header.first, &self.fresh);
+        let start = from.checked_sub(first)? as usize;
+        if from >= to {
+            return None;
+        }
+        let last = (to - first) as usize;
+        let offsets = &fresh.offsets()[start..last];
+        let end = fresh.offsets().get(last).copied().unwrap_or(fresh.end());
+        together(&self.segment, offsets, end, bytes)
+    }
+}
+
 impl Index {
     /// A panic while the lock was held stops the writer, and readers then see what was durable.
     fn read(&self) -> RwLockReadGuard<'_, State> {
@@ -228,16 +242,7 @@ impl Index {
     /// Like [`Index::span`], if the disk is not needed to tell.
     pub(super) fn span_in_memory(&self, from: u64, to: u64, bytes: usize) -> Option<Span> {
         let state = self.read();
-        let to = to.min(state.next_position);
-        let Newest { segment, fresh } = state.newest.as_ref()?;
-        let start = from.checked_sub(segment.header.first)? as usize;
-        if from >= to {
-            return None;
-        }
-        let last = (to - segment.header.first) as usize;
-        let offsets = &fresh.offsets()[start..last];
-        let end = fresh.offsets().get(last).copied().unwrap_or(fresh.end());
-        together(segment, offsets, end, bytes)
+        state.newest.as_ref()?.span(from, to.min(state.next_position), bytes)
     }
 
     /// The events from `from` up to `to` that lie together, at most `bytes`, at least one event.
@@ -247,13 +252,13 @@ impl Index {
             return Ok(None);
         }
         let sealed = {
+            // Under one lock: what is the newest now may be sealed in a moment.
             let state = self.read();
-            let is_sealed = |newest: &Newest| from < newest.segment.header.first;
-            if !state.newest.as_ref().is_some_and(is_sealed) {
-                drop(state);
-                return Ok(self.span_in_memory(from, to, bytes));
+            match &state.newest {
+                Some(newest) if from < newest.segment.header.first => Arc::clone(&state.sealed),
+                Some(newest) => return Ok(newest.span(from, to.min(state.next_position), bytes)),
+                None => return Ok(None),
             }
-            Arc::clone(&state.sealed)
         };
         let at = sealed.partition_point(|sealed| sealed.segment.header.first <= from);
         match at.checked_sub(1) {

@@ -1,6 +1,12 @@
 //! An index file says what the index in memory says, or nothing.
 
-use std::{collections::HashMap, fs, path::PathBuf};
+use std::{
+    collections::HashMap,
+    fs,
+    path::PathBuf,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+};
 
 use ids::EventId;
 use proptest::prelude::*;
@@ -193,4 +199,43 @@ fn the_format_is_what_it_was() {
     Sealed::in_memory(segment, fresh, AFTER).make_file();
     let written = fs::read(file(&dir)).unwrap();
     assert_eq!(written, include_bytes!("../golden/format-1.index"));
+}
+
+/// An answer comes before the segment is sealed, so a caller may read while that happens.
+#[test]
+fn what_is_durable_is_found_while_its_segment_is_sealed() {
+    // Not more at once: each keeps a file open.
+    const SEGMENTS: u64 = 400;
+    let (_dir, one, _) = part(&[]);
+    let segment = |first| {
+        let header = SegmentHeader::new(first, Chain::START, SALT);
+        Arc::new(Segment { header, ..open_again(&one) })
+    };
+    let write = |index: &Index, durable: &AtomicU64| {
+        for position in 0..SEGMENTS {
+            let next = segment(position + 1);
+            let ids = [IdDigest::of(EventId::from_uuid(Uuid::from_u128(position.into())))];
+            let (revision, end) = (position, 100);
+            let batch = Batch { stream: "run-1", revision, offsets: &[64], ids: &ids, end };
+            index.write().push(batch);
+            durable.store(position + 1, Ordering::Release);
+            index.write().begin(next, Fresh::default());
+        }
+    };
+    for _ in 0..200 {
+        let (index, durable) = (Index::default(), AtomicU64::new(0));
+        index.write().begin(segment(0), Fresh::default());
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| write(&index, &durable));
+            while !writer.is_finished() {
+                let known = durable.load(Ordering::Acquire);
+                if let Some(last) = known.checked_sub(1) {
+                    assert!(
+                        index.span(last, known, 90).unwrap().is_some(),
+                        "event {last} is there"
+                    );
+                }
+            }
+        });
+    }
 }
