@@ -5,6 +5,7 @@ mod environment;
 mod history;
 mod join;
 mod operator;
+mod rejection;
 
 use std::pin::Pin;
 
@@ -23,10 +24,7 @@ use uuid::Uuid;
 
 use crate::{
     config::Config,
-    domain::{
-        Command, Description, Event, Generation, Registration, Rejection, Workers, certificate,
-        token,
-    },
+    domain::{Command, Description, Event, Generation, Registration, Rejection, Workers},
     limits::{self, InvalidField},
     presence::{Attachment, Presence},
     service::Owner,
@@ -476,30 +474,4 @@ fn stopped(error: Stopped) -> Status {
 
 fn not_registered() -> Status {
     Status::not_found("worker is not registered")
-}
-
-impl From<Rejection> for Status {
-    fn from(rejection: Rejection) -> Self {
-        let message = rejection.to_string();
-        match rejection {
-            Rejection::WrongSecret
-            | Rejection::Certificate(
-                certificate::Refusal::TooLate | certificate::Refusal::Revoked,
-            ) => Self::permission_denied(message),
-            Rejection::UnknownWorker(_) | Rejection::Certificate(_) => Self::not_found(message),
-            Rejection::WorkerExists(_) | Rejection::NameTaken(_) => Self::already_exists(message),
-            Rejection::Token(refusal) => match refusal {
-                token::Refusal::NoSuchToken(_) => Self::not_found(message),
-                token::Refusal::AtTheSameTime => Self::aborted(message),
-                token::Refusal::TooMany => Self::resource_exhausted(message),
-                _ => Self::permission_denied(message),
-            },
-            Rejection::OwnTag { .. }
-            | Rejection::TooManyTags(_)
-            | Rejection::TooManyVariables(_) => Self::failed_precondition(message),
-            Rejection::Contradiction(_) | Rejection::EndIsPast(_) | Rejection::EndIsFar { .. } => {
-                Self::invalid_argument(message)
-            }
-        }
-    }
 }

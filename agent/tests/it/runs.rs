@@ -163,7 +163,7 @@ async fn what_is_larger_than_the_cache_is_not_downloaded() {
     let large = PipelineRun { artifact_size: 2 << 20, ..test.order("waits") };
     test.peer.order(&large).await;
     let end = test.peer.ended(&large).await;
-    assert!(end.reason.contains("raise its `cache_limit`"), "{}", end.reason);
+    assert!(end.reason.contains("raise its --cache-limit"), "{}", end.reason);
     agent.drained().await;
 }
 
