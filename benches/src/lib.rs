@@ -5,6 +5,7 @@ pub mod events;
 mod fleet;
 mod process;
 mod raw;
+mod relay;
 mod seed;
 mod worker;
 
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 pub use fleet::{Fleet, Joined, Outcome};
 pub use process::Usage;
 pub use raw::raw_appends;
+pub use relay::Relay;
 pub use seed::{Kind, seed};
 pub use worker::BenchWorker;
 

@@ -1,12 +1,12 @@
 //! A program as a worker: it joins over the public door with mTLS, takes orders and reports, so that
 //! what lies between is measured with one clock.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use gaia::api::Pipeline;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use identity::Credentials;
@@ -24,20 +24,22 @@ use transport::{Channel, Protocols};
 use crate::now;
 
 /// This program as a worker.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct BenchWorker {
     worker: WorkerClient<Channel>,
     channel: Channel,
+    url: String,
+    credentials: Credentials,
+    http: Protocols,
     id: String,
-    orders: Mutex<mpsc::UnboundedReceiver<(PipelineRun, Instant)>>,
+    orders: Arc<Mutex<mpsc::UnboundedReceiver<(PipelineRun, Instant)>>>,
 }
 
 impl BenchWorker {
     /// `name` becomes a tag, too, so that its pipelines come to it.
     pub async fn join(cluster: &Cluster, name: &str, http: Protocols) -> Result<Self> {
         let (id, credentials) = register(cluster, name).await?;
-        let tls = identity::client_tls(&credentials)?;
-        let channel = Channel::remote(cluster.url(), gaia::client::SERVER_NAME, tls, http)?;
+        let channel = reach(cluster.url(), &credentials, http)?;
         let mut worker = WorkerClient::new(channel.clone());
         let instance = WorkerInstance {
             unique_id: id.clone(),
@@ -55,7 +57,19 @@ impl BenchWorker {
                 }
             }
         });
-        Ok(Self { worker, channel, id, orders: Mutex::new(orders) })
+        let (url, orders) = (cluster.url().to_owned(), Arc::new(Mutex::new(orders)));
+        Ok(Self { worker, channel, url, credentials, http, id, orders })
+    }
+
+    /// The same with another connection for what is bulk.
+    pub fn apart(&self) -> Result<Self> {
+        self.at(&self.url)
+    }
+
+    /// The same with another connection for what is bulk, which goes there.
+    pub fn at(&self, url: &str) -> Result<Self> {
+        let channel = reach(url, &self.credentials, self.http)?;
+        Ok(Self { channel, ..self.clone() })
     }
 
     /// The next order, and when it arrived.
@@ -74,12 +88,22 @@ impl BenchWorker {
         Ok(())
     }
 
+    /// The order to build a new pipeline of this name, and the pipeline.
+    pub async fn build(
+        &self,
+        cluster: &Cluster,
+        name: &str,
+        tag: &str,
+    ) -> Result<(PipelineRun, Pipeline)> {
+        let (folder, tag) = (cluster.home("unused"), tag.replace('/', ""));
+        let name = format!("bench {}", name.replace('/', ""));
+        let pipeline = cluster.create(&name, "cpp", &folder, &[&tag]).await?;
+        Ok((self.order().await?.0, pipeline))
+    }
+
     /// Creates a pipeline and answers its build order with this binary.
     pub async fn pipeline(&self, cluster: &Cluster, name: &str, binary: Bytes) -> Result<Pipeline> {
-        let tag = name.replace('/', "");
-        let folder = cluster.home("unused");
-        let pipeline = cluster.create(&format!("bench {tag}"), "cpp", &folder, &[&tag]).await?;
-        let (order, _) = self.order().await?;
+        let (order, pipeline) = self.build(cluster, name, name).await?;
         let (digest, size) = (Digest::of(&binary), binary.len() as u64);
         let path = format!("/artifacts/sha256/{digest}");
         self.bulk(&order, Request::put(path), binary).await?;
@@ -101,13 +125,40 @@ impl BenchWorker {
             .await
     }
 
-    /// Calls a bulk route, with a body in pieces as agents send them, under the order's lease. The answer's body is read and counted.
+    /// Calls a bulk route; the answer's body is read and counted.
     pub async fn bulk(
         &self,
         order: &PipelineRun,
         request: http::request::Builder,
         body: Bytes,
     ) -> Result<usize> {
+        let mut body = self.open(order, request, body).await?.into_body();
+        let mut bytes = 0;
+        while let Some(frame) = body.frame().await {
+            bytes += frame?.data_ref().map_or(0, Bytes::len);
+        }
+        Ok(bytes)
+    }
+
+    /// Calls a bulk route whose answer is short.
+    pub async fn ask(
+        &self,
+        order: &PipelineRun,
+        request: http::request::Builder,
+        body: Bytes,
+    ) -> Result<(Bytes, StatusCode)> {
+        let answer = self.open(order, request, body).await?;
+        let status = answer.status();
+        Ok((answer.into_body().collect().await?.to_bytes(), status))
+    }
+
+    /// With a body in pieces as agents send them, under the order's lease.
+    async fn open(
+        &self,
+        order: &PipelineRun,
+        request: http::request::Builder,
+        body: Bytes,
+    ) -> Result<Response<Body>> {
         let request = request
             .header("x-gaia-run", &order.unique_id)
             .header("x-gaia-attempt", order.attempt)
@@ -115,13 +166,8 @@ impl BenchWorker {
             .body(pieces(body))?;
         let answer: Response<Body> = self.channel.clone().call(request).await?;
         let status = answer.status();
-        let mut body = answer.into_body();
-        let mut bytes = 0;
-        while let Some(frame) = body.frame().await {
-            bytes += frame?.data_ref().map_or(0, Bytes::len);
-        }
         anyhow::ensure!(status.is_success(), "a bulk route answered {status}");
-        Ok(bytes)
+        Ok(answer)
     }
 
     /// The server forgets this worker.
@@ -130,6 +176,11 @@ impl BenchWorker {
         self.worker.clone().deregister(with_id(me, &self.id)?).await?;
         Ok(())
     }
+}
+
+fn reach(url: &str, credentials: &Credentials, http: Protocols) -> Result<Channel> {
+    let tls = identity::client_tls(credentials)?;
+    Ok(Channel::remote(url, gaia::client::SERVER_NAME, tls, http)?)
 }
 
 fn pieces(mut body: Bytes) -> Body {
