@@ -96,7 +96,7 @@ enum Command {
 
 #[derive(Args, Clone, Debug)]
 struct AgentArgs {
-    /// Name of the worker [default: the server makes one]
+    /// Name of the worker [default: the host's name]
     #[arg(long, env = "GAIA_WORKER_NAME", default_value = "")]
     name: String,
     /// Token to join with; needed once, `gaia worker token create` makes it
