@@ -58,7 +58,7 @@ pub(crate) async fn manifest(
     let response = open(channel, request).await.map_err(|error| error.to_string())?;
     if !response.status().is_success() {
         let answer = read(response).await.map_err(|error| error.to_string())?;
-        return if answer.is_passing() { Err(answer.text()) } else { Ok(None) };
+        return if answer.is_passing_for_worker() { Err(answer.text()) } else { Ok(None) };
     }
     let body = Limited::new(response.into_body(), LARGEST_MANIFEST).collect();
     match timeout(PATIENCE, body).await {
@@ -221,7 +221,9 @@ async fn receive(
     };
     if !response.status().is_success() {
         let why = match read(response).await {
-            Ok(answer) if answer.is_passing() => return Ok(Fetch::Failed(answer.text())),
+            Ok(answer) if answer.is_passing_for_worker() => {
+                return Ok(Fetch::Failed(answer.text()));
+            }
             Ok(answer) => answer.text(),
             Err(error) => return Ok(Fetch::Failed(error.to_string())),
         };

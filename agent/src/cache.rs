@@ -433,7 +433,7 @@ async fn refused(response: http::Response<Body>) -> Result<Fetch, Trouble> {
     };
     let why = format!("the server refused to send the pipeline: {}", answer.text());
     match status {
-        _ if answer.is_passing() => Ok(Fetch::Failed(why)),
+        _ if answer.is_passing_for_worker() => Ok(Fetch::Failed(why)),
         StatusCode::NOT_FOUND | StatusCode::GONE => Err(Trouble::Pipeline(why)),
         _ => Err(Trouble::Worker(why)),
     }

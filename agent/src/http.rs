@@ -71,6 +71,13 @@ impl Answer {
             || self.status == StatusCode::TOO_MANY_REQUESTS
             || self.status == StatusCode::REQUEST_TIMEOUT
     }
+
+    /// The same for a worker's request: that its certificate is not accepted is said of the
+    /// connection, and the next one may show a renewed certificate. A worker that is not wanted any
+    /// more learns that from its session, which ends all of its work.
+    pub(crate) fn is_passing_for_worker(&self) -> bool {
+        self.is_passing() || self.status == StatusCode::UNAUTHORIZED
+    }
 }
 
 pub(crate) fn request(method: Method, path: &str) -> http::request::Builder {

@@ -218,7 +218,7 @@ fn understand(answer: &Answer) -> Result<Reply, ShipError> {
     match (answer.status, offset) {
         (StatusCode::OK | StatusCode::CONFLICT, Some(offset)) => Ok(Reply::Until(offset)),
         (StatusCode::OK, None) => Ok(Reply::Again),
-        _ if answer.is_passing() => Ok(Reply::Again),
+        _ if answer.is_passing_for_worker() => Ok(Reply::Again),
         _ => Err(ShipError::Refused(answer.text())),
     }
 }

@@ -142,7 +142,7 @@ impl Upload<'_> {
 fn good(answer: Answer) -> Result<Answer, Failure> {
     if answer.status.is_success() {
         Ok(answer)
-    } else if answer.is_passing() {
+    } else if answer.is_passing_for_worker() {
         Err(Failure::Broken(answer.text()))
     } else {
         Err(Failure::Refused(answer.text()))

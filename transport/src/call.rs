@@ -6,7 +6,10 @@
 //!   of the stream, so it is told `Aborted`.
 //! - A handler that panics, before its answer or while it streams, harms only its own call.
 
-use crate::deadline::{self, Timer};
+use crate::{
+    deadline::{self, Timer},
+    standing::NotBelieved,
+};
 use axum::{Router, body::Body, http::StatusCode, response::IntoResponse};
 use bytes::Bytes;
 use futures::FutureExt;
@@ -49,9 +52,18 @@ pub(crate) async fn handle(router: Router, request: Request<Body>) -> Response<B
 }
 
 /// What is answered on a connection that is about to end.
-pub(crate) fn not_believed(headers: &HeaderMap) -> Response<Body> {
-    let status = Status::unauthenticated("the client certificate is not accepted any more");
-    refuse(is_grpc(headers), status, StatusCode::UNAUTHORIZED)
+pub(crate) fn not_believed(headers: &HeaderMap, why: NotBelieved) -> Response<Body> {
+    let (status, code) = match why {
+        NotBelieved::Ended => (
+            Status::unauthenticated("the client certificate is not accepted any more"),
+            StatusCode::UNAUTHORIZED,
+        ),
+        NotBelieved::InDoubt => (
+            Status::unavailable("it is not known yet which certificates are revoked; try again"),
+            StatusCode::SERVICE_UNAVAILABLE,
+        ),
+    };
+    refuse(is_grpc(headers), status, code)
 }
 
 fn refuse(grpc: bool, status: Status, code: StatusCode) -> Response<Body> {

@@ -85,13 +85,15 @@ impl Watchlist {
         // Between the handshake's look at it and now it may have been revoked.
         let serial = connection.certificate.as_ref();
         let is_revoked = serial.is_some_and(|serial| inner.revoked.contains(serial));
-        if is_revoked || inner.in_doubt && worker.is_some() {
+        let in_doubt = inner.in_doubt && worker.is_some() && !is_revoked;
+        if is_revoked || in_doubt {
             over.cancel();
         }
         let keys: Vec<_> = certificate.into_iter().chain(worker).map(|key| (key, id)).collect();
         inner.open.extend(keys.iter().map(|key| (key.clone(), over.clone())));
         drop(inner);
-        Standing { watchlist: self.clone(), keys, over, until }
+        let why = if in_doubt { NotBelieved::InDoubt } else { NotBelieved::Ended };
+        Standing { watchlist: self.clone(), keys, over: Over { token: over, why }, until }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -110,21 +112,43 @@ impl Inner {
 pub(crate) struct Standing {
     watchlist: Watchlist,
     keys: Vec<(Key, u64)>,
-    over: CancellationToken,
+    over: Over,
     until: Option<Timestamp>,
 }
 
+/// Whether a connection's client is believed no more, and why.
+#[derive(Clone)]
+pub(crate) struct Over {
+    token: CancellationToken,
+    why: NotBelieved,
+}
+
+/// Why a client is not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotBelieved {
+    /// Its certificate expired or is revoked, or its worker is dismissed.
+    Ended,
+    /// It is not known yet who is revoked: the client may be believed on its next connection.
+    InDoubt,
+}
+
+impl Over {
+    /// None while the client is believed.
+    pub(crate) fn why(&self) -> Option<NotBelieved> {
+        self.token.is_cancelled().then_some(self.why)
+    }
+}
+
 impl Standing {
-    /// Cancelled once the client is believed no more.
-    pub(crate) fn over(&self) -> CancellationToken {
+    pub(crate) fn over(&self) -> Over {
         self.over.clone()
     }
 
     /// Waits until the client is believed no more.
     pub(crate) async fn ended(&self) {
         tokio::select! {
-            () = self.over.cancelled() => {}
-            () = passed(self.until) => self.over.cancel(),
+            () = self.over.token.cancelled() => {}
+            () = passed(self.until) => self.over.token.cancel(),
         }
     }
 }

@@ -4,7 +4,7 @@ use super::{
     adapter::{Quic, Sending, Stopped},
     body::{Received, strip},
 };
-use crate::{Connection, call, limits};
+use crate::{Connection, call, limits, standing::Over};
 use axum::{Router, body::Body};
 use bytes::Bytes;
 use h3::{
@@ -23,7 +23,7 @@ type Http = h3::server::Connection<Quic, Bytes>;
 pub(crate) async fn converse(
     quic: quinn::Connection,
     connection: Connection,
-    over: CancellationToken,
+    over: Over,
     router: Router,
     shutdown: CancellationToken,
 ) -> Result<(), ConnectionError> {
@@ -66,7 +66,7 @@ async fn answer(
     resolver: RequestResolver<Quic, Bytes>,
     mut stopped: Stopped,
     connection: Connection,
-    over: CancellationToken,
+    over: Over,
     router: Router,
 ) {
     let head = timeout(limits::HANDSHAKE, resolver.resolve_request()).await;
@@ -80,10 +80,9 @@ async fn answer(
     let body = Received::new(receive, &head.headers);
     let request = Request::from_parts(head, Body::new(body));
     let work = async {
-        let response = if over.is_cancelled() {
-            call::not_believed(request.headers())
-        } else {
-            call::handle(router, request).await
+        let response = match over.why() {
+            Some(why) => call::not_believed(request.headers(), why),
+            None => call::handle(router, request).await,
         };
         respond(&mut send, response).await
     };

@@ -1,7 +1,10 @@
 //! The TCP wing: TLS, then HTTP/1.1 or HTTP/2 by hyper.
 
 use super::{Shared, socket::Socket};
-use crate::{Connection, Protocol, Watchlist, call, limits, standing::Standing};
+use crate::{
+    Connection, Protocol, Watchlist, call, limits,
+    standing::{Over, Standing},
+};
 use axum::{body::Body, http::HeaderValue};
 use http::{Request, Response, Version, header::ALT_SVC};
 use hyper::{body::Incoming, service::service_fn};
@@ -20,7 +23,7 @@ use std::{
 };
 use tokio::{io::AsyncWriteExt, net::TcpListener, sync::Semaphore, time::timeout};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 
 /// Pause after an accept that failed for want of descriptors, so that the loop does not spin.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -132,11 +135,11 @@ async fn converse(
 async fn answer(
     mut request: Request<Incoming>,
     mut connection: Connection,
-    over: CancellationToken,
+    over: Over,
     shared: Shared,
 ) -> Result<Response<Body>, Infallible> {
-    if over.is_cancelled() {
-        return Ok(call::not_believed(request.headers()));
+    if let Some(why) = over.why() {
+        return Ok(call::not_believed(request.headers(), why));
     }
     if request.version() != Version::HTTP_2 {
         connection.protocol = Protocol::Http1;
