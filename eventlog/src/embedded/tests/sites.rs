@@ -1,8 +1,10 @@
-//! One life of a log, with every fault at every one of its operations on the disk.
+//! One life of a log, with every fault at every one of its operations on the disk: where threads of their
+//! own write, and where whoever appends does, as it may on a runtime of several threads.
 
 use std::{collections::BTreeMap, ops::ControlFlow, path::Path};
 
 use ids::Timestamp;
+use tokio::runtime::{Builder, Runtime};
 
 use super::{
     crashes::{OPTIONS, chain, check_message, check_refusal, check_stop, settle},
@@ -145,20 +147,30 @@ async fn run(plan: Plan<'_>) -> (BTreeMap<String, Visits>, bool) {
     (sites, struck)
 }
 
-#[tokio::test]
-async fn every_fault_at_every_place_is_survived() {
-    let (sites, _) = run(None).await;
+fn every_fault_at_every_place_is_survived(runtime: &Runtime) {
+    let (sites, _) = runtime.block_on(run(None));
     assert!(sites.len() >= 40, "only {} places use the disk", sites.len());
     let (mut faults, mut random) = (0, Random::new(0));
     for (site, visits) in &sites {
         for fault in Fault::ALL.into_iter().filter(|fault| fault.fits(visits.kind)) {
-            let (_, struck) = run(Some((site, 1, fault))).await;
+            let (_, struck) = runtime.block_on(run(Some((site, 1, fault))));
             assert!(struck, "{site}: {fault:?} did not happen");
             // Whoever reads while another writes may come later or earlier.
             let later = 1 + random.below(visits.count);
-            let (_, again) = run(Some((site, later, fault))).await;
+            let (_, again) = runtime.block_on(run(Some((site, later, fault))));
             faults += 1 + u64::from(again);
         }
     }
     println!("{faults} faults at {} places", sites.len());
+}
+
+#[test]
+fn every_fault_is_survived_where_threads_write() {
+    every_fault_at_every_place_is_survived(&Builder::new_current_thread().build().unwrap());
+}
+
+#[test]
+fn every_fault_is_survived_where_callers_write() {
+    let mut runtime = Builder::new_multi_thread();
+    every_fault_at_every_place_is_survived(&runtime.worker_threads(1).build().unwrap());
 }
