@@ -9,6 +9,7 @@ use futures::{
     future::BoxFuture,
     stream::{self, BoxStream, StreamExt},
 };
+use ids::EventId;
 use tokio::sync::watch;
 
 use crate::{
@@ -30,8 +31,16 @@ pub(crate) struct Memory {
 #[derive(Default)]
 struct Held {
     events: Vec<Recorded>,
-    streams: HashMap<String, Vec<usize>>,
+    streams: HashMap<String, Stream>,
     standings: Standings,
+}
+
+#[derive(Default)]
+struct Stream {
+    /// Where its events are, by revision.
+    places: Vec<usize>,
+    /// The last revision with this id.
+    last: HashMap<EventId, u64>,
 }
 
 impl Memory {
@@ -72,14 +81,17 @@ impl Held {
     fn push(&mut self, recorded: Recorded) {
         let Recorded { stream, revision, event, .. } = &recorded;
         let streams = &self.streams;
-        let length_of = |name: &str| streams.get(name).map_or(0, Vec::len) as u64;
+        let length_of =
+            |name: &str| streams.get(name).map_or(0, |stream| stream.places.len()) as u64;
         self.standings.note(stream, &event.event_type, *revision, &event.data, length_of);
-        self.streams.entry(stream.to_string()).or_default().push(self.events.len());
+        let held = self.streams.entry(stream.to_string()).or_default();
+        held.places.push(self.events.len());
+        held.last.insert(event.id, *revision);
         self.events.push(recorded);
     }
 
     fn places(&self, stream: &str) -> &[usize] {
-        self.streams.get(stream).map_or(&[][..], Vec::as_slice)
+        self.streams.get(stream).map_or(&[][..], |stream| &stream.places)
     }
 
     fn standing(&self, stream: &str) -> Standing {
@@ -93,14 +105,12 @@ impl Held {
         expected: Expected,
         events: &[NewEvent],
     ) -> Option<Appended> {
-        let places = self.places(stream);
-        let is_first = |&place: &usize| self.events[place].event.id == events[0].id;
+        let Stream { places, last } = self.streams.get(stream)?;
         let anywhere = match expected {
             Expected::Revision(_) => None,
-            _ => places
-                .iter()
-                .rposition(is_first)
-                .map(|first| first as u64)
+            _ => last
+                .get(&events[0].id)
+                .copied()
                 .filter(|first| standing.may_have_gone_to(*first, expected)),
         };
         let firsts = standing.places_of_retry(expected).into_iter().chain([anywhere]);
