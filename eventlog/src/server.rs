@@ -22,7 +22,12 @@ mod subscribe;
 
 use std::sync::Arc;
 
-use axum::{Router, extract, http::StatusCode, middleware, response::IntoResponse};
+use axum::{
+    Router, extract,
+    http::StatusCode,
+    middleware::{self, Next},
+    response::{IntoResponse, Response as HttpResponse},
+};
 use futures::{StreamExt, stream::BoxStream};
 use proto::event_store::client::{
     Empty,
@@ -43,7 +48,7 @@ use proto::event_store::client::{
     },
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::{Clock, Log};
 use access::Caller;
@@ -81,6 +86,7 @@ pub fn router(log: Log, access: Access, stop: CancellationToken) -> Router {
         .add_service(ServerFeaturesServer::new(Features))
         .into_axum_router()
         .fallback(not_served)
+        .layer(middleware::from_fn(explain))
         .layer(middleware::from_fn_with_state(Arc::new(access), access::admit))
 }
 
@@ -142,12 +148,24 @@ impl Streams for Served {
     }
 }
 
-async fn not_served(request: extract::Request) -> axum::response::Response {
-    let path = request.uri().path();
-    let why = format!(
+/// A method that a service does not have is refused without a word of why.
+async fn explain(request: extract::Request, next: Next) -> HttpResponse {
+    let uri = request.uri().clone();
+    let answer = next.run(request).await;
+    let is_bare = Status::from_header_map(answer.headers())
+        .is_some_and(|status| status.code() == Code::Unimplemented && status.message().is_empty());
+    if is_bare { Status::unimplemented(unserved(uri.path())).into_http() } else { answer }
+}
+
+fn unserved(path: &str) -> String {
+    format!(
         "this log does not serve {path}; it has streams (read, append, subscribe, delete), gossip and \
          server features"
-    );
+    )
+}
+
+async fn not_served(request: extract::Request) -> HttpResponse {
+    let why = unserved(request.uri().path());
     if access::is_grpc(request.headers()) {
         Status::unimplemented(why).into_http()
     } else {

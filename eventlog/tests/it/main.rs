@@ -15,6 +15,7 @@ mod scavenge;
 mod served;
 mod serving;
 mod streams;
+mod unserved;
 mod walks;
 
 use std::{future::Future, path::Path, time::Duration};
