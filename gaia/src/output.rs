@@ -66,11 +66,18 @@ pub(crate) fn duration(duration: Duration) -> String {
 
 /// Local time of a moment in milliseconds since the epoch; a dash for "never".
 pub(crate) fn time(millis: u64) -> String {
+    local(millis, "%Y-%m-%d %H:%M:%S")
+}
+
+/// The same for whoever must prove it: with milliseconds, and how far local time is from UTC.
+pub(crate) fn exact_time(millis: u64) -> String {
+    local(millis, "%Y-%m-%d %H:%M:%S%.3f %:z")
+}
+
+fn local(millis: u64, format: &str) -> String {
     let utc = i64::try_from(millis).ok().and_then(chrono::DateTime::from_timestamp_millis);
     match utc {
-        Some(utc) if millis > 0 => {
-            utc.with_timezone(&chrono::Local).format("%Y-%m-%d %H:%M:%S").to_string()
-        }
+        Some(utc) if millis > 0 => utc.with_timezone(&chrono::Local).format(format).to_string(),
         _ => "–".to_owned(),
     }
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{run, segment};
 use crate::{
     api::Event,
-    output::{Output, table, time},
+    output::{Output, exact_time, table},
     profile::ServerArgs,
 };
 
@@ -83,6 +83,9 @@ struct Entry {
     #[serde(flatten)]
     event: Event,
     about: String,
+    /// Absent from the answers of older servers.
+    #[serde(default)]
+    says: String,
     why: String,
 }
 
@@ -91,19 +94,21 @@ async fn trail(run: &str, server: &ServerArgs, output: Output) -> Result<()> {
     let id = run::find(&client, run).await?.uniqueid;
     let trail: Trail = client.get(&format!("/api/v1/audit/run/{}", segment(&id))).await?;
     output.show(&trail, |trail| {
-        let rows = trail.events.iter().map(|Entry { event, about, why }| {
+        let rows = trail.events.iter().map(|Entry { event, about, says, why }| {
             [
                 event.position.to_string(),
-                time(event.recorded_at),
+                exact_time(event.recorded_at),
                 about.clone(),
                 event.event_type.clone(),
+                says.clone(),
                 event.actor.clone(),
                 event.address.clone(),
                 event.certificate.clone(),
                 why.clone(),
             ]
         });
-        let head = ["EVENT", "WHEN", "ABOUT", "WHAT", "WHO", "FROM", "CERTIFICATE", "WHY"];
+        let head =
+            ["EVENT", "WHEN", "ABOUT", "WHAT", "IT SAYS", "WHO", "FROM", "CERTIFICATE", "WHY"];
         format!("Run {}\n{}", trail.run, table(head, rows))
     })
 }

@@ -11,7 +11,7 @@ use super::{moment, segment};
 use crate::{
     api::Event,
     client::Client,
-    output::{Output, time},
+    output::{Output, exact_time, time},
 };
 
 #[derive(Subcommand, Debug)]
@@ -176,7 +176,7 @@ fn details(event: &Event) -> String {
         format!("Event {} ({})", event.position, event.id),
         format!("  what         {}, version {}", event.event_type, event.version),
         format!("  where        {}, revision {}", event.stream, event.revision),
-        format!("  when         {}", time(event.recorded_at)),
+        format!("  when         {}", exact_time(event.recorded_at)),
     ];
     let more = [
         ("who", &event.actor),

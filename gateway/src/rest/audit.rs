@@ -1,18 +1,20 @@
 //! What happened to a run, across all streams; and the log's head, signed.
 
+mod says;
+
 use std::collections::BTreeMap;
 
 use axum::{Json, extract::State, http::StatusCode};
-use eventlog::{Log, LogError, Recorded, SignedHead, files};
-use futures::TryStreamExt;
+use eventlog::{Filter, Log, LogError, Recorded, SignedHead, files};
+use futures::{StreamExt, TryStreamExt};
 use identity::Credentials;
 use ids::{Digest, RunId, Timestamp};
 use prost::Message;
 use proto::{
     pipelines::events::v1::{BuildFailed, BuildRequested, PipelineBuilt},
     scheduler::{
-        events::v1::{RunAssigned, RunFinished, RunRequeued, RunSubmitted},
-        v1::RunSpec,
+        events::v1::{RunAssigned, RunFinished, RunNumbered, RunRequeued, RunSubmitted},
+        v1::{RunKind, RunSpec},
     },
 };
 use serde::{Deserialize, Serialize};
@@ -38,6 +40,8 @@ struct Entry {
     event: EventJson,
     /// `run`, `worker`, `pipeline`, `artifact`, `log` or `vault`.
     about: &'static str,
+    /// What its type alone does not say: which job, to whom, with what outcome or digest.
+    says: String,
     /// Why it happened, or why it is here; empty where nobody said.
     why: String,
 }
@@ -94,8 +98,12 @@ fn sign(witness: &Witness, position: Option<u64>, now: Timestamp) -> Result<Sign
     signed.map_err(|error| Status::internal(format!("sign the head: {error}")).into())
 }
 
-/// By position.
-struct Trail(BTreeMap<u64, Entry>);
+/// Events of its pipeline's numbers, on either side of its submission, among which a run's own is
+/// looked for.
+const NUMBERS: usize = 1_000;
+
+/// By position, and what the run was to be.
+struct Trail(BTreeMap<u64, Entry>, RunSpec);
 
 /// The time that a worker had the run: from its order to the attempt's end.
 struct Attempt {
@@ -107,9 +115,9 @@ struct Attempt {
 
 impl Trail {
     async fn of(log: &Log, run: RunId) -> Result<Self, LogError> {
-        let mut trail = Self(BTreeMap::new());
         let own = stream(log, &format!("run-{run}")).await?;
         let spec = own.iter().find_map(spec).unwrap_or_default();
+        let mut trail = Self(BTreeMap::new(), spec.clone());
         let end = end(&own);
         let attempts = attempts(&own, end);
         for event in &own {
@@ -120,6 +128,14 @@ impl Trail {
         }
         if trail.0.is_empty() {
             return Ok(trail);
+        }
+        // In old versions the submission says it; a build has none.
+        let is_numbered = |event: &&Recorded| {
+            let submitted: Option<RunSubmitted> = read("RunSubmitted", event);
+            submitted.is_some_and(|it| it.number == 0) && spec.kind() == RunKind::Pipeline
+        };
+        if let Some(submitted) = own.first().filter(is_numbered) {
+            trail.number(log, run, submitted.position).await?;
         }
         trail.pipeline(log, run, &spec).await?;
         if let Ok(digest) = Digest::try_from(&spec.artifact[..]) {
@@ -137,10 +153,29 @@ impl Trail {
     }
 
     fn add(&mut self, about: &'static str, event: &Recorded, why: Option<String>) {
-        let position = event.position;
+        let (position, says) = (event.position, says::says(event, &self.1));
         let event = EventJson::from(event);
         let why = why.unwrap_or_else(|| event.why().to_owned());
-        self.0.entry(position).or_insert(Entry { event, about, why });
+        self.0.entry(position).or_insert(Entry { event, about, says, why });
+    }
+
+    /// Its number was claimed just before it was submitted, or, at a take-over, soon after.
+    async fn number(&mut self, log: &Log, run: RunId, submitted: u64) -> Result<(), LogError> {
+        let numbers = format!("numbers-{}", self.1.pipeline_id);
+        let filter = || Filter::streams(&[&numbers]);
+        let near = log
+            .read_all_backward(Some(submitted), filter())
+            .take(NUMBERS)
+            .chain(log.read_all(submitted, filter()).take(NUMBERS));
+        let is_its = |event: &Recorded| {
+            let claimed: Option<RunNumbered> = read("RunNumbered", event);
+            claimed.is_some_and(|claimed| claimed.run_id == run.to_string())
+        };
+        let found = near.try_filter(|event| std::future::ready(is_its(event)));
+        if let Some(event) = std::pin::pin!(found).try_next().await? {
+            self.add("run", &event, None);
+        }
+        Ok(())
     }
 
     /// How the pipeline came to be, and the build that made the binary, or that this run is.

@@ -49,6 +49,16 @@ async fn a_runs_trail_goes_through_all_streams_with_who_and_why() {
     let finished = find("RunFinished");
     assert_eq!(finished["actor"], format!("worker:{}", ada.id));
     assert!(finished["address"].as_str().unwrap().starts_with("127."), "{finished}");
+    // Each says what its type leaves open.
+    let says = |kind: &str| find(kind)["says"].as_str().unwrap().to_owned();
+    assert_eq!(about("RunNumbered"), "run");
+    assert_eq!(says("RunNumbered"), format!("run 1 of pipeline {id}"));
+    assert_eq!(says("RunAssigned"), format!("attempt 1 to worker {}", ada.id));
+    assert_eq!(says("RunFinished"), "attempt 1 succeeded");
+    assert_eq!(says("JobFinished"), "job `go` succeeded, attempt 1");
+    let digest = says("ArtifactStored");
+    let (_, digest) = digest.split_once("bytes, sha256 ").unwrap();
+    assert_eq!(says("RunSubmitted"), format!("Once, sha256 {digest}"));
     let positions: Vec<_> = events.iter().map(|event| event["position"].as_u64()).collect();
     assert!(positions.is_sorted(), "{positions:?}");
 
