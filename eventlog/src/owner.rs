@@ -26,7 +26,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
+use std::{collections::VecDeque, fmt};
 
 use futures::{StreamExt, stream};
 use tokio::{
@@ -42,7 +42,7 @@ use crate::{
 pub use lease::{Lease, Moment};
 pub use past::Past;
 use replay::{Replayed, replay};
-pub use standby::{Fence, Standby};
+pub use standby::{Fence, Led, Standby};
 pub(crate) use task::Revisions;
 use task::{NOTICES, Task};
 
@@ -249,8 +249,19 @@ where
         };
         let foreign = foreign.ready_chunks(NOTICES);
         let snapshot = snapshots.map(|snapshots| snapshots.file());
-        let lease = None;
-        let task = Task { log, rules, state, revisions, receiver, bump, snapshot, lease };
+        let task = Task {
+            log,
+            rules,
+            state,
+            revisions,
+            receiver,
+            bump,
+            snapshot,
+            lease: None,
+            is_durable: true,
+            unread: VecDeque::new(),
+            heir: None,
+        };
         Ok((Self { inbox, changes }, tokio::spawn(task.run(foreign))))
     }
 

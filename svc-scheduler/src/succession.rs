@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use eventlog::{
     Origin,
-    owner::{Fence, Lease, Moment, OwnerError, Standby},
+    owner::{Fence, Lease, Led, Moment, OwnerError, Standby},
 };
 use tokio::sync::watch;
 
@@ -64,11 +64,15 @@ impl Succession {
         let before = leader(&follower)?.filter(|leader| leader.address == self.seat.address);
         self.own_term = before.map(|before| before.term);
         loop {
-            match self.succeed(follower).await {
+            let mut deposed = None;
+            match self.succeed(follower, &mut deposed).await {
                 Err(ServiceError::Owner(lost)) if lost.is_loss_of_leadership() => {
                     tracing::warn!("this scheduler leads no more: {lost}");
                     self.standing.send_replace(Standing::Open);
-                    follower = self.follow().await?;
+                    follower = match deposed {
+                        Some(deposed) => deposed,
+                        None => self.follow().await?,
+                    };
                 }
                 ended => return ended,
             }
@@ -79,13 +83,20 @@ impl Succession {
         Standby::start(self.deps.log.clone(), rules(), ELECTIONS).await
     }
 
-    /// From follower to leader, to its end.
-    async fn succeed(&mut self, mut follower: Follower) -> Result<(), ServiceError> {
+    /// From follower to leader, to its end. `deposed`: the follower again, if its state is still good.
+    async fn succeed(
+        &mut self,
+        mut follower: Follower,
+        deposed: &mut Option<Follower>,
+    ) -> Result<(), ServiceError> {
         let (lease, wait) = self.win(&mut follower).await?;
         let term = lease.term();
         self.own_term = Some(term);
         self.standing.send_replace(Standing::Elected);
-        follower.wait(&lease, wait).await?;
+        if let Err(error) = follower.wait(&lease, wait).await {
+            *deposed = Some(follower);
+            return Err(error.into());
+        }
         let at = self.deps.clock.now();
         let fenced = Ruling::StreamFenced { stream: String::new(), term, at };
         let fence = Fence {
@@ -93,11 +104,13 @@ impl Succession {
             event: leadership::encode(&fenced),
             origin: origin(),
         };
-        let (owner, task) = follower.lead(lease, &fence).await?;
+        let Led { owner, task, deposed: mut after } = follower.lead(lease, &fence).await?;
         let (service, work) = furnish(owner, task, self.deps.clone(), self.config.clone());
         tracing::info!("this scheduler leads in term {term}");
         self.standing.send_replace(Standing::Leads(service));
-        work.await
+        let ended = work.await;
+        *deposed = after.try_recv().ok();
+        ended
     }
 
     /// Follows until this one is elected; also says how long whoever led before may still act.

@@ -50,6 +50,11 @@ impl Lease {
         self.term
     }
 
+    /// Of elections.
+    pub(super) fn stream(&self) -> &'static str {
+        self.stream
+    }
+
     pub(super) fn is_of(&self, stream: &str) -> bool {
         self.stream == stream
     }

@@ -4,17 +4,23 @@
 //! stream that the one before could still append to, so that the other expects a revision that is past.
 //! What the one before still made of streams that did not exist yet is read like everything else, also
 //! later, while the new one leads.
+//!
+//! Who is deposed follows again from where it stands, unless it had decided what it could not store: that
+//! is in its state and in no log, so it must begin anew.
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
 use futures::{StreamExt, future::join_all, stream::ReadyChunks};
-use tokio::{sync::mpsc, sync::watch, task::JoinHandle};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinHandle,
+};
 
 use super::{
     Encoded, INBOX, Lease, Origin, Owner, OwnerError, Rules,
     batch::new_event,
     replay::{Replayed, replay},
-    task::{NOTICES, Revisions, Task, is_in},
+    task::{Heir, NOTICES, Revisions, Task, is_in},
 };
 use crate::{
     Expected, Fold, Log, Recorded,
@@ -26,16 +32,25 @@ const FENCES: usize = 4_096;
 
 /// A state that is kept warm.
 pub struct Standby<S: Fold, C, E, R> {
-    log: Log,
-    rules: Rules<S, C, E, R>,
-    elections: &'static str,
-    state: S,
-    revisions: Revisions,
+    pub(super) log: Log,
+    pub(super) rules: Rules<S, C, E, R>,
+    pub(super) elections: &'static str,
+    pub(super) state: S,
+    pub(super) revisions: Revisions,
     /// The last election.
-    leader: Option<Recorded>,
-    events: ReadyChunks<Subscription>,
+    pub(super) leader: Option<Recorded>,
+    pub(super) events: ReadyChunks<Subscription>,
     /// Those that came with the others, in order.
-    unread: VecDeque<Result<Recorded, LogError>>,
+    pub(super) unread: VecDeque<Result<Recorded, LogError>>,
+}
+
+/// Who leads.
+#[derive(Debug)]
+pub struct Led<S: Fold, C, E, R> {
+    pub owner: Owner<S, C, E, R>,
+    pub task: JoinHandle<Result<(), OwnerError>>,
+    /// When another one leads and the task has ended: who follows again, if the state is still good.
+    pub deposed: oneshot::Receiver<Standby<S, C, E, R>>,
 }
 
 /// What a new leader appends.
@@ -125,7 +140,7 @@ where
         mut self,
         mut lease: Lease,
         fence: &Fence<S>,
-    ) -> Result<(Owner<S, C, E, R>, JoinHandle<Result<(), OwnerError>>), OwnerError> {
+    ) -> Result<Led<S, C, E, R>, OwnerError> {
         while self.term().is_none_or(|seen| seen < lease.term()) {
             self.step().await?;
         }
@@ -136,11 +151,23 @@ where
         }
         let (inbox, receiver) = mpsc::channel(INBOX);
         let (bump, changes) = watch::channel(0);
-        let Self { log, rules, state, revisions, events, unread, .. } = self;
-        let lease = Some(lease);
-        let mut task = Task { log, rules, state, revisions, receiver, bump, snapshot: None, lease };
+        let (to, deposed) = oneshot::channel();
+        let Self { log, rules, state, revisions, events, unread, leader, .. } = self;
+        let mut task = Task {
+            log,
+            rules,
+            state,
+            revisions,
+            receiver,
+            bump,
+            snapshot: None,
+            lease: Some(lease),
+            is_durable: true,
+            unread: VecDeque::new(),
+            heir: Some(Heir { leader, to }),
+        };
         task.notice(unread)?;
-        Ok((Owner { inbox, changes }, tokio::spawn(task.run(events))))
+        Ok(Led { owner: Owner { inbox, changes }, task: tokio::spawn(task.run(events)), deposed })
     }
 
     /// Those to which the one before has appended meanwhile are to be fenced again.
@@ -184,7 +211,7 @@ where
     }
 
     /// Folds the next event. May be dropped while it waits.
-    async fn step(&mut self) -> Result<(), OwnerError> {
+    pub(super) async fn step(&mut self) -> Result<(), OwnerError> {
         if self.unread.is_empty() {
             let ended = || LogError::Stopped("the subscription ended".into());
             self.unread.extend(self.events.next().await.ok_or_else(ended)?);

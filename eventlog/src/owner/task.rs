@@ -1,19 +1,20 @@
 //! The task itself: decide, append, wait, answer.
 
 use std::{
-    collections::{HashMap, hash_map::RandomState},
+    collections::{HashMap, VecDeque, hash_map::RandomState},
     hash::{BuildHasher, DefaultHasher, Hash, Hasher},
+    iter,
     path::PathBuf,
 };
 
 use futures::{StreamExt, future, stream::ReadyChunks};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::sleep,
 };
 
 use super::{
-    INBOX, Input, Lease, OwnerError, Read, Reply, Rules,
+    INBOX, Input, Lease, OwnerError, Read, Reply, Rules, Standby,
     batch::{Append, Appends, new_event},
 };
 use crate::{
@@ -36,6 +37,18 @@ pub(super) struct Task<S: Fold, C, E, R> {
     pub(super) snapshot: Option<PathBuf>,
     /// `None`: nobody else can write these streams.
     pub(super) lease: Option<Lease>,
+    /// What was decided is durable, so the state is what the log says.
+    pub(super) is_durable: bool,
+    /// Events that came and were not looked at, since the first of them deposed this one.
+    pub(super) unread: VecDeque<Result<Recorded, LogError>>,
+    /// Where a state that is still good goes when another process leads.
+    pub(super) heir: Option<Heir<S, C, E, R>>,
+}
+
+pub(super) struct Heir<S: Fold, C, E, R> {
+    /// The election by which this process leads.
+    pub(super) leader: Option<Recorded>,
+    pub(super) to: oneshot::Sender<Standby<S, C, E, R>>,
 }
 
 /// What one turn will do once its events are durable.
@@ -64,6 +77,25 @@ where
         mut self,
         mut foreign: ReadyChunks<Subscription>,
     ) -> Result<(), OwnerError> {
+        let ended = self.work(&mut foreign).await;
+        if let Err(OwnerError::Deposed { .. }) = &ended {
+            self.follow_on(foreign);
+        }
+        ended
+    }
+
+    /// What was decided and not stored stays in the state for ever, so only one without goes on.
+    fn follow_on(self, events: ReadyChunks<Subscription>) {
+        let Self { log, rules, state, revisions, lease, is_durable, unread, heir, .. } = self;
+        if let (Some(lease), Some(Heir { leader, to }), true) = (lease, heir, is_durable) {
+            let elections = lease.stream();
+            // Nobody may wait for it.
+            to.send(Standby { log, rules, elections, state, revisions, leader, events, unread })
+                .ok();
+        }
+    }
+
+    async fn work(&mut self, foreign: &mut ReadyChunks<Subscription>) -> Result<(), OwnerError> {
         let mut inputs = Vec::new();
         let pace = self.lease.as_ref().map(Lease::pace);
         loop {
@@ -95,12 +127,15 @@ where
         &mut self,
         events: impl IntoIterator<Item = Result<Recorded, LogError>>,
     ) -> Result<(), OwnerError> {
-        let mut changed = false;
-        for recorded in events {
+        let (mut changed, mut events) = (false, events.into_iter());
+        while let Some(recorded) = events.next() {
             let recorded = recorded?;
             if let Some(lease) = self.lease.as_ref().filter(|lease| lease.is_of(&recorded.stream)) {
                 // Older ones are known; this process would not lead otherwise.
-                lease.check(recorded.revision.max(lease.term()))?;
+                if let Err(deposed) = lease.check(recorded.revision.max(lease.term())) {
+                    self.unread = iter::once(Ok(recorded)).chain(events).collect();
+                    return Err(deposed);
+                }
                 continue;
             }
             // Own streams come only to one who leads, and hold little that it has not written itself.
@@ -139,6 +174,7 @@ where
                         (name, new)
                     }));
                     for event in answer.iter().flatten() {
+                        self.is_durable = false;
                         self.state.evolve(&event.clone().into());
                     }
                     turn.answers.push((reply, answer));
@@ -160,6 +196,7 @@ where
                 lease.hold().await?;
             }
             self.append(turn.appends.into_appends()).await?;
+            self.is_durable = true;
             self.changed();
         }
         for (reply, answer) in turn.answers {

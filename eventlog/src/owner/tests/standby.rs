@@ -1,5 +1,7 @@
 //! Two banks on one log, of which one leads: the other one can be paused anywhere, and writes nothing.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 use crate::log::{Engine, Subscription};
 use crate::retention::StreamMetadata;
@@ -123,7 +125,8 @@ type Task = JoinHandle<Result<(), OwnerError>>;
 async fn lead(log: &Log, valid: Duration) -> (BankOwner, Task) {
     let mut standby = standby(log).await;
     let lease = elect(log, &mut standby, valid).await;
-    soon(standby.lead(lease, &fence())).await.unwrap()
+    let Led { owner, task, .. } = soon(standby.lead(lease, &fence())).await.unwrap();
+    (owner, task)
 }
 
 async fn payments(log: &Log) -> usize {
@@ -171,7 +174,7 @@ async fn what_arrives_between_election_and_fence_is_taken_and_fenced_again() {
     let paid = Paid { account: 1, amount: 7, padding: 0 };
     let event = batch::new_event("account-1", (RULES.encode)(&paid), &teller());
     log.append("account-1", Expected::Revision(0), vec![event]).await.unwrap();
-    let (new, _) = soon(standby.lead(lease, &fence())).await.unwrap();
+    let Led { owner: new, .. } = soon(standby.lead(lease, &fence())).await.unwrap();
     assert_eq!(bank(&new).await.payments, [(1, 1), (1, 7)]);
     let last = soon(log.read_stream_backward("account-1", None, 1).next()).await.unwrap().unwrap();
     assert_eq!((&*last.event.event_type, last.revision), ("Fenced", 2));
@@ -207,7 +210,7 @@ async fn who_cannot_hear_of_the_other_looks_before_it_answers_once_its_time_is_o
     let valid = Duration::from_millis(20);
     let mut standby = standby(&log).await;
     let lease = elect(&log, &mut standby, valid).await;
-    let (old, old_task) = soon(standby.lead(lease, &fence())).await.unwrap();
+    let Led { owner: old, task: old_task, .. } = soon(standby.lead(lease, &fence())).await.unwrap();
     old.ask(pay(1, &[1]), teller()).await.unwrap().unwrap();
     // The whole process is paused: no task of it runs.
     let (new, _) = lead(&log, LEASE).await;
@@ -234,7 +237,7 @@ async fn a_standby_folds_each_event_once_whoever_wrote_it() {
     assert_eq!(follower.leader().unwrap().revision, lease.term());
     let state = follower.state().clone();
     assert_eq!((state.payments.len(), state.holidays), (1_000, 1));
-    let (new, _) = soon(follower.lead(lease, &fence())).await.unwrap();
+    let Led { owner: new, .. } = soon(follower.lead(lease, &fence())).await.unwrap();
     // Its own fences and payments come back to it.
     for amount in 1..=100 {
         new.ask(pay(amount as u8 % 9, &[amount]), teller()).await.unwrap().unwrap();
@@ -261,4 +264,67 @@ async fn of_many_who_want_to_lead_one_is_elected() {
     assert_eq!(other.term(), 2);
     let lost = soon(late.wait(&lease, LEASE)).await.unwrap_err();
     assert!(matches!(lost, OwnerError::Deposed { term: 1, by: 2 }), "{lost}");
+}
+
+#[tokio::test]
+async fn who_is_deposed_goes_on_from_where_it_stands() {
+    let log = Log::in_memory(clock());
+    let mut first = standby(&log).await;
+    let lease = elect(&log, &mut first, LEASE).await;
+    let Led { owner: old, task: old_task, mut deposed } =
+        soon(first.lead(lease, &fence())).await.unwrap();
+    old.ask(pay(1, &[1, 2]), teller()).await.unwrap().unwrap();
+    log.append("holiday-1", Expected::Any, vec![new(1, "Holiday")]).await.unwrap();
+    let (new, new_task) = lead(&log, LEASE).await;
+    new.ask(pay(2, &[3]), teller()).await.unwrap().unwrap();
+    is_deposed(old_task).await;
+    assert_eq!(old.ask(pay(1, &[9]), teller()).await, Err(Stopped));
+    // It does not read again what it knows.
+    let mut again = deposed.try_recv().unwrap();
+    assert_eq!(&again.state().payments[..2], [(1, 1), (1, 2)]);
+    while again.leader().unwrap().revision < 1 || again.state().payments.len() < 3 {
+        soon(again.step()).await.unwrap();
+    }
+    assert_eq!(*again.state(), bank(&start(&log).await).await);
+    // And leads again, with the right revisions.
+    let lease = elect(&log, &mut again, LEASE).await;
+    let Led { owner: once_more, .. } = soon(again.lead(lease, &fence())).await.unwrap();
+    is_deposed(new_task).await;
+    once_more.ask(pay(2, &[4]), teller()).await.unwrap().unwrap();
+    once_more.ask(pay(1, &[5]), teller()).await.unwrap().unwrap();
+    assert_eq!(bank(&once_more).await, bank(&start(&log).await).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_deposed_with_what_it_could_not_store_begins_anew() {
+    const VALID: Duration = Duration::from_millis(20);
+    static DECIDES: AtomicBool = AtomicBool::new(false);
+    static ELECTED: AtomicBool = AtomicBool::new(false);
+    let slow = Rules {
+        decide: |bank, pay| {
+            DECIDES.store(true, Ordering::SeqCst);
+            while !ELECTED.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            // Its lease is over before it can append.
+            std::thread::sleep(VALID * 2);
+            (RULES.decide)(bank, pay)
+        },
+        ..RULES
+    };
+    let log = Log::in_memory(clock());
+    let mut first = Standby::start(log.clone(), slow, ELECTIONS).await.unwrap();
+    let lease = elect(&log, &mut first, VALID).await;
+    let Led { owner: old, task, mut deposed } = soon(first.lead(lease, &fence())).await.unwrap();
+    let late = tokio::spawn(async move { old.ask(pay(1, &[1]), teller()).await });
+    while !DECIDES.load(Ordering::SeqCst) {
+        tokio::task::yield_now().await;
+    }
+    let (new, _) = lead(&log, LEASE).await;
+    ELECTED.store(true, Ordering::SeqCst);
+    assert_eq!(soon(late).await.unwrap(), Err(Stopped));
+    let error = soon(task).await.unwrap().unwrap_err();
+    assert!(matches!(error, OwnerError::Deposed { .. }), "{error}");
+    assert!(deposed.try_recv().is_err(), "its state has what no log has");
+    assert!(bank(&new).await.payments.is_empty());
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use eventlog::owner::{Fence, Lease, Moment, Standby};
+use eventlog::owner::{Fence, Lease, Led, Moment, Standby};
 use ids::Timestamp;
 
 use super::*;
@@ -39,7 +39,8 @@ async fn succeed(log: &Log) -> (Owner, Task) {
         origin: origin(),
     };
     let lease = Lease::new(log.clone(), ELECTIONS, term, lease, asked);
-    follower.lead(lease, &fence).await.unwrap()
+    let Led { owner, task, .. } = follower.lead(lease, &fence).await.unwrap();
+    (owner, task)
 }
 
 /// How many runs are known, and the number of each that has one.
