@@ -106,3 +106,86 @@ fn by(Expression { regex, prefix }: Expression) -> Result<By, Status> {
         ))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use ids::{EventId, Timestamp};
+    use tonic::Code;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{Metadata, NewEvent};
+
+    fn options(regex: &str, prefix: &[&str]) -> Expression {
+        let prefix = prefix.iter().map(ToString::to_string).collect();
+        Expression { regex: regex.into(), prefix }
+    }
+
+    fn of_streams(regex: &str, prefix: &[&str]) -> Result<EventFilter, Status> {
+        EventFilter::parse(FilterOptions {
+            filter: Some(Wanted::StreamIdentifier(options(regex, prefix))),
+            checkpoint_interval_multiplier: 3,
+            window: Some(Window::Max(10)),
+        })
+    }
+
+    fn event(stream: &str, event_type: &str) -> Recorded {
+        let id = EventId::from_uuid(Uuid::from_u128(1));
+        Recorded {
+            position: 0,
+            stream: stream.into(),
+            revision: 0,
+            recorded_at: Timestamp(0),
+            event: NewEvent::new(id, event_type.to_owned(), "", &Metadata::default()),
+        }
+    }
+
+    #[test]
+    fn an_expression_chooses_by_its_name_and_looks_ahead() {
+        // What the official clients send to leave out the log's own streams.
+        let filter = of_streams(r"^[^\$].*", &["run-"]).unwrap();
+        assert!(
+            filter.matches(&event("worker-1", "Lost")).unwrap(),
+            "it counts more than prefixes"
+        );
+        assert!(!filter.matches(&event("$$run-1", "$metadata")).unwrap());
+        let filter = of_streams("^(?!run-7).*", &[]).unwrap();
+        assert!(filter.matches(&event("run-1", "run-7")).unwrap());
+        assert!(!filter.matches(&event("run-77", "Ended")).unwrap());
+        let types = Wanted::EventType(options("ed$", &[]));
+        let types = FilterOptions { filter: Some(types), ..FilterOptions::default() };
+        let filter = EventFilter::parse(types).unwrap();
+        assert!(filter.matches(&event("run-1", "Ended")).unwrap());
+        assert!(!filter.matches(&event("ended", "Began")).unwrap());
+    }
+
+    #[test]
+    fn prefixes_go_to_the_log_and_expressions_cannot() {
+        let filter = of_streams("", &["run-", "worker-"]).unwrap();
+        assert_eq!(filter.prefixes(), Filter::streams(&["run-", "worker-"]));
+        assert!(filter.matches(&event("worker-1", "")).unwrap());
+        assert!(!filter.matches(&event("user-1", "run-")).unwrap());
+        assert_eq!(of_streams("^run-", &["x"]).unwrap().prefixes(), Filter::default());
+    }
+
+    #[test]
+    fn a_checkpoint_comes_as_often_as_the_client_says() {
+        assert_eq!(of_streams("x", &[]).unwrap().interval, 30);
+        let filter = Some(Wanted::StreamIdentifier(options("x", &[])));
+        let silent = FilterOptions { filter: filter.clone(), ..FilterOptions::default() };
+        assert_eq!(EventFilter::parse(silent).unwrap().interval, WINDOW);
+        let none =
+            FilterOptions { filter, window: Some(Window::Max(0)), ..FilterOptions::default() };
+        assert_eq!(EventFilter::parse(none).unwrap_err().code(), Code::InvalidArgument);
+    }
+
+    #[test]
+    fn what_takes_too_long_or_is_no_expression_is_refused() {
+        for wrong in ["(", &"x".repeat(LONGEST + 1)] {
+            assert_eq!(of_streams(wrong, &[]).unwrap_err().code(), Code::InvalidArgument);
+        }
+        let slow = of_streams("(a|b|ab)*(?>c)", &[]).unwrap();
+        let error = slow.matches(&event(&"ab".repeat(100), "")).unwrap_err();
+        assert_eq!(error.code(), Code::InvalidArgument);
+    }
+}

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use eventlog::{AppendError, Expected, Log, LogError};
+use eventlog::{AppendError, Expected, Log, LogError, StreamMetadata};
 use futures::{StreamExt, future};
 use tokio::{
     io::{AsyncReadExt, copy},
@@ -53,9 +53,21 @@ async fn a_service_writes_only_to_its_own_streams() {
         let refused = soon(log.delete(stream, Expected::Any)).await.unwrap_err();
         assert!(refused.to_string().contains("access denied"), "{refused}");
     }
+    // What a stream keeps is its owner's too.
+    let keep = |log: &Log, stream: &str| {
+        let few = StreamMetadata { max_count: Some(5), ..StreamMetadata::default() };
+        let stream = stream.to_owned();
+        let log = log.clone();
+        async move { soon(log.set_stream_metadata(stream, Expected::None, few, event(8).id)).await }
+    };
+    for (log, stream) in [(&scheduler, "worker-1"), (&gateway, "run-1")] {
+        let refused = keep(log, stream).await.unwrap_err();
+        assert!(refused.to_string().contains("access denied"), "{refused}");
+    }
+    keep(&scheduler, "run-1").await.unwrap();
     // The refused ones took nothing with them, and everybody reads.
     scheduler.append("run-1", Expected::Revision(1), vec![event(2)]).await.unwrap();
-    assert_eq!(numbers(&all(gateway.read_all(0, &[])).await), [0, 1, 2]);
+    assert_eq!(numbers(&all(gateway.read_all(0, &["run-"])).await), [0, 1, 2]);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! A start with a snapshot is a start without one, but shorter.
 
-use std::{fs, path::Path};
+use std::{env, fs, path::Path, process::Command};
 
 use super::*;
 use crate::snapshot::Form;
@@ -100,6 +100,38 @@ async fn a_snapshot_of_other_code_is_not_used() {
     let owner = start_from(&log, dir.path(), 2).await;
     assert_eq!(bank(&owner).await, bank(&start(&log).await).await);
     assert!(blind_start(&log, dir.path(), 2).await.is_some());
+}
+
+/// Tells the child, which is this same test binary or a copy of it, where log and snapshot are.
+const CHILD: &str = "EVENTLOG_TEST_SNAPSHOT";
+
+#[tokio::test]
+async fn a_snapshot_of_another_program_is_not_used() {
+    if let Some(dir) = env::var_os(CHILD) {
+        let dir = Path::new(&dir);
+        let log = Log::open(&dir.join("log"), clock()).unwrap();
+        println!("it goes on: {}", blind_start(&log, dir, 1).await.is_some());
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(&dir.path().join("log"), clock()).unwrap();
+    for number in 0..10 {
+        log.append("holiday-1", Expected::Any, vec![new(number, "Holiday")]).await.unwrap();
+    }
+    let snapshots = Snapshots::new(dir.path(), form(1)).every(10);
+    let (owner, task) = Owner::start_from(log.clone(), RULES, snapshots).await.unwrap();
+    drop((owner, log));
+    soon(task).await.unwrap().unwrap();
+    let ours = env::current_exe().unwrap();
+    let another = dir.path().join("another");
+    fs::copy(&ours, &another).unwrap();
+    for (program, expected) in [(ours, "it goes on: true"), (another, "it goes on: false")] {
+        let mut child = Command::new(program);
+        child.env(CHILD, dir.path()).args(["a_snapshot_of_another_program_is_not_used"]);
+        let child = child.arg("--nocapture").output().unwrap();
+        let said = String::from_utf8_lossy(&child.stdout);
+        assert!(said.contains(expected), "{said}{}", String::from_utf8_lossy(&child.stderr));
+    }
 }
 
 #[tokio::test]

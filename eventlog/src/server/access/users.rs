@@ -250,6 +250,18 @@ mod tests {
         assert!(refused.message().contains("try again in"), "{refused}");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn who_guesses_much_at_once_learns_no_more() {
+        let line = Users::line("ada", Rights::Read, "right").unwrap();
+        let users = Users::parse(&line).unwrap();
+        let tried = (0..12).map(|guess| shown("ada", &guess.to_string()));
+        let tried: Vec<_> = tried.chain([shown("ada", "right")]).collect();
+        let answers = join_all(tried.iter().map(|tried| users.verify(tried, None))).await;
+        let codes: Vec<_> = answers.into_iter().map(|answer| answer.unwrap_err().code()).collect();
+        let told = codes.iter().filter(|code| **code == Code::Unauthenticated);
+        assert_eq!((told.count(), codes[12]), (5, Code::ResourceExhausted), "{codes:?}");
+    }
+
     #[tokio::test]
     async fn too_many_at_once_are_refused_and_nobody_who_is_known() {
         let line = Users::line("ada", Rights::Read, "right").unwrap();
