@@ -67,7 +67,8 @@ impl House {
 
     async fn of(log: Log, data: TempDir, config: Config, registry: svc_registry::Config) -> Self {
         let authority = Authority::open_or_create(&data.path().join("ca")).unwrap();
-        let (deps, services) = services(log, &data, &authority, registry).await;
+        let clock = Clock::system();
+        let (deps, services) = services(log, &data, &authority, registry, clock).await;
         let router = gateway::router(deps.clone(), config);
         let channel = Channel::local(router.clone(), Peer::Anonymous);
         let admin = Client::new(channel).login("admin", PASSWORD).await;
@@ -145,13 +146,13 @@ impl House {
     }
 }
 
-async fn services(
+pub(crate) async fn services(
     log: Log,
     data: &TempDir,
     authority: &Authority,
     config: svc_registry::Config,
+    clock: Clock,
 ) -> (Deps, Vec<(&'static str, Router)>) {
-    let clock = Clock::system();
     let master_key = MasterKey::open_or_create(&data.path().join("master.key")).unwrap();
     let mut routers = vec![];
     let mut inside = |prefix, router: Router| {
