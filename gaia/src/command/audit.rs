@@ -212,17 +212,22 @@ async fn compare(server: &ServerArgs, files: &[PathBuf], output: Output) -> Resu
     let mut found = Vec::new();
     for (file, head) in files.iter().zip(checked(server, files)?) {
         let now = ask(server, Some(head.position)).await?.check(&server.ca_pem()?)?;
-        ensure!(
-            now == head,
-            "the server's log was rewritten: up to event {} its chain is {}, but {} was signed ({})",
-            head.position,
-            now.chain,
-            head.chain,
-            file.display()
-        );
+        is_still_so(now, head, file)?;
         found.push(head.position);
     }
     output.show(&found, |found| format!("The server's log holds the signed heads at {found:?}."))
+}
+
+fn is_still_so(now: Head, then: Head, file: &Path) -> Result<()> {
+    ensure!(
+        now == then,
+        "the server's log was rewritten: up to event {} its chain is {}, but {} was signed ({})",
+        then.position,
+        now.chain,
+        then.chain,
+        file.display()
+    );
+    Ok(())
 }
 
 #[cfg(test)]
@@ -294,6 +299,21 @@ mod tests {
             let error = check("changed", from, heads).unwrap_err();
             assert!(error.contains("rewritten"), "{error}");
         }
+
+        // What a server says now is compared with what it said then.
+        let now = files::head_at(&path("changed"), 8).unwrap().unwrap();
+        is_still_so(heads[1], heads[1], Path::new("kept")).unwrap();
+        let error = is_still_so(now, heads[1], Path::new("kept")).unwrap_err().to_string();
+        assert!(error.contains("rewritten: up to event 8"), "{error}");
+
+        // A chain that holds over what no log can hold.
+        forged(&path("log"), &path("odd"), |event| {
+            if event.recorded.position == 3 {
+                event.recorded.stream = "account-2".into();
+            }
+            true
+        });
+        check("odd", None, &[]).unwrap_err();
 
         forged(&path("log"), &path("cut"), |event| event.recorded.position < 7);
         check("cut", None, &heads[..1]).unwrap();

@@ -189,7 +189,14 @@ pub(crate) mod tests {
         let mut number = 0_u128;
         let mut event = |event_type: &'static str, data: Bytes| {
             number += 1;
-            let metadata = Metadata { version: 1, actor: "user:ada".into(), ..Metadata::default() };
+            let metadata = Metadata {
+                version: 1,
+                actor: "user:ada".into(),
+                address: format!("192.0.2.7:{number}"),
+                certificate: format!("{number:032x}"),
+                correlation_id: "run-1".into(),
+                ..Metadata::default()
+            };
             NewEvent::new(EventId::from_uuid(Uuid::from_u128(number)), event_type, data, &metadata)
         };
         let batch = vec![event("Began", "a".into()), event("Went", "b".into())];
@@ -304,6 +311,60 @@ pub(crate) mod tests {
             assert_eq!(lines[3]["data"]["key"], "TOKEN");
             assert_eq!(lines[2]["data"]["a"], 1);
             assert_eq!(lines[0]["actor"], "user:ada");
+        }
+    }
+
+    /// A line, or `null` for what it does not say.
+    fn said(line: &str) -> serde_json::Value {
+        serde_json::from_str(line).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_line_says_who_when_from_where_and_under_which_certificate() {
+        let dir = tempfile::tempdir().unwrap();
+        sample(dir.path()).await;
+        let mut stored = Vec::new();
+        files::walk(dir.path(), 0, |entry| {
+            stored.push(entry.recorded);
+            anyhow::Ok(ControlFlow::Continue(()))
+        })
+        .unwrap();
+        let shown = exported(&args(dir.path(), false, Format::JsonLines)).await;
+        let cloud = exported(&args(dir.path(), false, Format::CloudEvents)).await;
+        assert_eq!((shown.lines().count(), cloud.lines().count()), (stored.len(), stored.len()));
+        for (event, (shown, cloud)) in stored.iter().zip(shown.lines().zip(cloud.lines())) {
+            let (shown, cloud) = (said(shown), said(cloud));
+            let Recorded { position, stream, revision, recorded_at, event } = event;
+            let metadata = event.metadata();
+            for line in [&shown, &cloud] {
+                assert_eq!(line["id"], event.id.to_string());
+                assert_eq!(line["type"], *event.event_type);
+                let given = [
+                    ("actor", metadata.actor.clone()),
+                    ("address", metadata.address.clone()),
+                    ("certificate", metadata.certificate.clone()),
+                    ("correlation", metadata.correlation_id.clone()),
+                ];
+                for (name, value) in given {
+                    assert_eq!(line[name].as_str().unwrap_or_default(), value, "{name}: {line}");
+                }
+            }
+            for time in [&shown["recorded_at"], &cloud["time"]] {
+                let time = chrono::DateTime::parse_from_rfc3339(time.as_str().unwrap()).unwrap();
+                assert_eq!(time.timestamp_millis().cast_unsigned(), recorded_at.as_millis());
+            }
+            assert_eq!(
+                (&shown["stream"], &shown["position"]),
+                (&stream[..].into(), &(*position).into())
+            );
+            assert_eq!(shown["revision"], *revision);
+            assert_eq!(
+                (&cloud["subject"], &cloud["revision"]),
+                (&stream[..].into(), &revision.to_string().into())
+            );
+            assert_eq!(cloud["sequence"], format!("{position:020}"));
+            let content_type = cloud.get("data").map(|_| "application/json");
+            assert_eq!(cloud["datacontenttype"].as_str(), content_type, "{cloud}");
         }
     }
 
