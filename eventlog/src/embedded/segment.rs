@@ -17,8 +17,6 @@ use crate::disk::{self, File};
 const EXTENSION: &str = "segment";
 /// A segment in the making.
 const UNFINISHED: &str = "segment.new";
-/// Space is taken from the file system in steps of this many bytes.
-const STEP: u64 = if cfg!(test) { 8 << 10 } else { 4 << 20 };
 /// How much of a file is looked at at once.
 const WINDOW: usize = 1 << 20;
 
@@ -140,14 +138,4 @@ impl Scanner<'_> {
         self.window_at = self.offset;
         self.segment.file.read_exact_at(&mut self.window, self.offset)
     }
-}
-
-/// Takes space up to `needed` from the file system; returns how far the file now reaches.
-pub(super) fn reserve(file: &File, reserved: u64, needed: u64) -> io::Result<u64> {
-    if needed <= reserved {
-        return Ok(reserved);
-    }
-    let length = needed.next_multiple_of(STEP);
-    file.allocate(reserved, length - reserved)?;
-    Ok(length)
 }

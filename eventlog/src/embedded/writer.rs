@@ -6,6 +6,7 @@
 //! Meanwhile somebody else may stage.
 
 mod committer;
+mod space;
 mod stager;
 
 use std::{

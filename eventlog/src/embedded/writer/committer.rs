@@ -4,14 +4,14 @@ use std::{io, path::PathBuf, sync::Arc, thread};
 
 use tokio::sync::watch;
 
-use super::Staged;
+use super::{Staged, space::Space};
 use crate::{
     embedded::{
         Shared,
         format::{SEGMENT_HEADER, SegmentHeader},
         index::{Batch, Fresh, Note},
         recover::Tail,
-        segment::{Segment, reserve},
+        segment::Segment,
     },
     event::NewEvent,
 };
@@ -25,8 +25,7 @@ pub(super) struct Committer {
     segment: Arc<Segment>,
     /// Where the next write goes.
     end: u32,
-    /// How far the file has taken space.
-    reserved: u64,
+    space: Space,
     /// Makes the index file of what was sealed last.
     indexing: Option<thread::JoinHandle<()>>,
     /// To be filled again.
@@ -46,7 +45,7 @@ impl Committer {
             publish: Some(publish),
             segment: Arc::clone(&tail.segment),
             end: tail.end,
-            reserved: u64::from(tail.end),
+            space: Space::beyond(tail.end),
             indexing: None,
             spare: None,
         }
@@ -80,15 +79,15 @@ impl Committer {
         staged.then.take().map_or(Ok(()), |header| self.roll(header))
     }
 
-    fn write(&mut self, staged: &Staged) -> io::Result<()> {
+    fn write(&mut self, staged: &mut Staged) -> io::Result<()> {
         // Before anything is durable, so that nobody waits for the disk while it is shown.
         let lengths = staged.lengths_of_subjects(&self.shared.index)?;
         let file = &self.segment.file;
-        let end = u64::from(self.end) + staged.bytes.len() as u64;
-        self.reserved = reserve(file, self.reserved, end)?;
-        file.write_all_at(&staged.bytes, u64::from(self.end))?;
+        let end = self.end + staged.bytes.len() as u32;
+        self.space.make(file, self.end, &mut staged.bytes)?;
+        file.write_all_at(&staged.bytes, self.end.into())?;
         file.sync_data()?;
-        self.end = end as u32;
+        self.end = end;
         let (mut index, mut lengths) = (self.shared.index.write(), lengths.into_iter());
         let mut records = 0;
         for append in &staged.appends {
@@ -123,7 +122,7 @@ impl Committer {
         self.segment.file.sync_all()?;
         self.segment = Arc::new(Segment::create(&self.dir, header)?);
         self.end = SEGMENT_HEADER as u32;
-        self.reserved = u64::from(self.end);
+        self.space = Space::beyond(self.end);
         let sealed = self.shared.index.write().begin(Arc::clone(&self.segment), Fresh::default());
         self.wait_for_index();
         if let Some(sealed) = sealed {
