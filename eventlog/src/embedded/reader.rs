@@ -1,16 +1,19 @@
 //! Reading, in chunks, from the files themselves; the writer never waits for a reader.
 //!
-//! A chunk is read into one piece of memory, and its events are parts of that: nothing is copied, and the
-//! piece is free when the last of them is.
+//! A chunk is read into a few pieces of memory, and its events are parts of those: nothing is copied, and
+//! a piece is free when the last of its events is.
 
-use std::{io, ops::Range, sync::Arc, vec};
+use std::{collections::VecDeque, io, mem, ops::Range, sync::Arc, vec};
 
 use bytes::Bytes;
 use futures::{
     Stream,
     stream::{self, TryStreamExt},
 };
-use tokio::{sync::watch, task};
+use tokio::{
+    sync::{oneshot, watch},
+    task,
+};
 
 use super::{
     Shared, format,
@@ -24,6 +27,10 @@ use crate::{
 
 /// About how many bytes are read at once.
 const CHUNK: usize = 1 << 20;
+/// So much of it fits into a processor's own cache, where it is checked after it was read.
+const PIECE: usize = 256 << 10;
+/// Chunks that are read while one is used.
+const AHEAD: usize = 2;
 /// Most events of one stream that are read at once.
 const EVENTS: usize = 256;
 /// Events that are read at once when going back.
@@ -42,7 +49,8 @@ pub(super) fn all(
 ) -> impl Stream<Item = Result<Recorded, LogError>> {
     let durable = shared.durable.clone();
     let end = if follow { u64::MAX } else { *durable.borrow() };
-    let all = All { shared, durable, at: from, end, filter: Arc::new(filter), ahead: None };
+    let (ahead, next) = (VecDeque::new(), oneshot::channel().1);
+    let all = All { shared, durable, at: from, end, filter: Arc::new(filter), ahead, next };
     flatten(stream::try_unfold(all, |mut all| async move {
         Ok(all.chunk().await?.map(|chunk| (chunk, all)))
     }))
@@ -198,8 +206,10 @@ struct All {
     /// The first position that is not wanted.
     end: u64,
     filter: Arc<Filter>,
-    /// The next chunk, which is being read while this one is used.
-    ahead: Option<task::JoinHandle<Result<Chunk, LogError>>>,
+    /// The next chunks, which are being read while this one is used.
+    ahead: VecDeque<task::JoinHandle<Result<Option<Chunk>, LogError>>>,
+    /// Where the one after them begins, as soon as that is known.
+    next: oneshot::Receiver<u64>,
 }
 
 struct Chunk {
@@ -210,27 +220,44 @@ struct Chunk {
 
 impl All {
     async fn chunk(&mut self) -> Result<Option<Events>, LogError> {
-        let chunk = if let Some(ahead) = self.ahead.take() {
-            joined(ahead.await)?
-        } else {
-            if self.at >= self.end {
-                return Ok(None);
+        if let Some(reading) = self.ahead.pop_front() {
+            if let Some(chunk) = joined(reading.await)? {
+                return Ok(Some(self.take(chunk)));
             }
-            let at = self.at;
-            if self.durable.wait_for(|durable| *durable > at).await.is_err() {
-                return Err(self.shared.stopped());
-            }
-            if let Some(hot) = self.hot()? {
-                self.at = hot.after;
-                return Ok(Some(hot.events));
-            }
-            joined(self.begin().await)?
-        };
+            self.ahead.clear();
+        }
+        if self.at >= self.end {
+            return Ok(None);
+        }
+        let at = self.at;
+        if self.durable.wait_for(|durable| *durable > at).await.is_err() {
+            return Err(self.shared.stopped());
+        }
+        if let Some(hot) = self.hot()? {
+            self.at = hot.after;
+            return Ok(Some(hot.events));
+        }
+        let reading = self.begin_at(at);
+        match joined(reading.await)? {
+            Some(chunk) => Ok(Some(self.take(chunk))),
+            None => Err(self.shared.stopped()),
+        }
+    }
+
+    /// Has the next chunks read while this one is used.
+    fn take(&mut self, chunk: Chunk) -> Events {
         self.at = chunk.after;
         if self.at < self.end.min(*self.durable.borrow()) {
-            self.ahead = Some(self.begin());
+            if self.ahead.is_empty() {
+                let reading = self.begin_at(self.at);
+                self.ahead.push_back(reading);
+            }
+            while self.ahead.len() < AHEAD {
+                let reading = self.begin();
+                self.ahead.push_back(reading);
+            }
         }
-        Ok(Some(chunk.events))
+        chunk.events
     }
 
     /// What lies near the end, which the page cache has.
@@ -248,17 +275,29 @@ impl All {
         Ok(Some(Chunk { events: events.into_iter(), after }))
     }
 
-    /// Begins to read what comes next.
-    fn begin(&self) -> task::JoinHandle<Result<Chunk, LogError>> {
-        let (shared, filter) = (Arc::clone(&self.shared), Arc::clone(&self.filter));
-        let (at, end) = (self.at, self.end);
+    fn begin_at(&mut self, at: u64) -> task::JoinHandle<Result<Option<Chunk>, LogError>> {
+        let (tell, next) = oneshot::channel();
+        tell.send(at).ok();
+        self.next = next;
+        self.begin()
+    }
+
+    /// Begins to read the next chunk; there is none if nothing is there yet.
+    fn begin(&mut self) -> task::JoinHandle<Result<Option<Chunk>, LogError>> {
+        let (tell, next) = oneshot::channel();
+        let from = mem::replace(&mut self.next, next);
+        let (shared, filter, end) = (Arc::clone(&self.shared), Arc::clone(&self.filter), self.end);
         task::spawn_blocking(move || {
+            // The one before was begun before, and says this first of all.
+            let Ok(at) = from.blocking_recv() else { return Ok(None) };
             let span = shared.index.span(at, end, CHUNK).map_err(|error| unreadable(&error))?;
-            let Some(span) = span else { return Err(shared.stopped()) };
+            let Some(span) = span else { return Ok(None) };
+            let after = at + span.events;
+            tell.send(after).ok();
             let mut events = Vec::with_capacity(span.events as usize);
             decode(&span, Order::Log { next: at, filter: &filter }, &mut events)
                 .map_err(|error| unreadable(&error))?;
-            Ok(Chunk { events: events.into_iter(), after: at + span.events })
+            Ok(Some(Chunk { events: events.into_iter(), after }))
         })
     }
 }
@@ -294,8 +333,7 @@ fn joined<T>(done: Result<Result<T, LogError>, task::JoinError>) -> Result<T, Lo
     done.unwrap_or_else(|error| Err(LogError::Stopped(format!("a read did not finish: {error}"))))
 }
 
-/// What must stand in a span.
-#[derive(Clone, Copy)]
+/// What must stand in a span next.
 enum Order<'a> {
     /// Events from this position on, of which the filter chooses.
     Log { next: u64, filter: &'a Filter },
@@ -303,36 +341,56 @@ enum Order<'a> {
     Stream { name: &'a str, next: u64 },
 }
 
-fn decode(span: &Span, order: Order<'_>, events: &mut Vec<Recorded>) -> io::Result<()> {
-    let mut bytes = vec![0; span.length];
-    let offset = u64::from(span.offset);
-    let file = &span.segment.file;
-    file.read_exact_at(&mut bytes, offset).map_err(|error| span.unreadable(&error))?;
-    let bytes = Bytes::from(bytes);
-    let (mut at, mut number) = (0, 0);
-    while at < bytes.len() {
-        let record = format::decode(&bytes[at..], span.segment.header.dialect)
-            .ok_or_else(|| span.corrupt(at))?;
+fn decode(span: &Span, mut order: Order<'_>, events: &mut Vec<Recorded>) -> io::Result<()> {
+    let (mut at, mut size) = (0, PIECE);
+    while at < span.length {
+        size = size.min(span.length - at);
+        let mut bytes = vec![0; size];
+        let offset = u64::from(span.offset) + at as u64;
+        let file = &span.segment.file;
+        file.read_exact_at(&mut bytes, offset).map_err(|error| span.unreadable(&error))?;
+        let done = decode_piece(span, at, &Bytes::from(bytes), &mut order, events)?;
+        // A record that the piece ends in is read again as a whole.
+        size = if done > 0 { PIECE } else { span.length };
+        at += done;
+    }
+    Ok(())
+}
+
+/// Decodes what begins at `start` in the span; returns how much of it are whole records.
+fn decode_piece(
+    span: &Span,
+    start: usize,
+    piece: &Bytes,
+    order: &mut Order<'_>,
+    events: &mut Vec<Recorded>,
+) -> io::Result<usize> {
+    let is_last = start + piece.len() == span.length;
+    let mut at = 0;
+    while at < piece.len() {
+        let Some(record) = format::decode(&piece[at..], span.segment.header.dialect) else {
+            return if is_last { Err(span.corrupt(start + at)) } else { Ok(at) };
+        };
         let content = record.content;
         let (is_right, is_wanted) = match order {
             Order::Log { next, filter } => (
-                content.position == next + number,
+                content.position == mem::replace(next, *next + 1),
                 filter.matches(content.stream, content.event_type),
             ),
             Order::Stream { name, next } => {
-                (content.stream == name && content.revision == next + number, true)
+                let revision = mem::replace(next, *next + 1);
+                (content.stream == *name && content.revision == revision, true)
             }
         };
         if !is_right {
-            return Err(span.misplaced(at));
+            return Err(span.misplaced(start + at));
         }
         at += record.length;
-        number += 1;
         if is_wanted && !record.is_removed() {
-            events.push(record.into_recorded(&bytes));
+            events.push(record.into_recorded(piece));
         }
     }
-    Ok(())
+    Ok(at)
 }
 
 fn unreadable(error: &io::Error) -> LogError {
