@@ -7,6 +7,7 @@
 pub(crate) mod simulated;
 
 use std::{
+    cell::Cell,
     fs, io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -97,6 +98,13 @@ impl File {
 
     #[cfg_attr(test, track_caller)]
     pub(crate) fn read_exact_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        if !may_wait() {
+            return with!(
+                self,
+                _open => Err(io::ErrorKind::WouldBlock.into()),
+                real => read_cached(real, bytes, offset)
+            );
+        }
         with!(self, open => open.read_exact_at(bytes, offset), real => real.read_exact_at(bytes, offset))
     }
 
@@ -138,6 +146,54 @@ impl File {
     pub(crate) fn unlock(&self) -> io::Result<()> {
         with!(self, open => open.unlock(), real => real.unlock())
     }
+}
+
+thread_local! {
+    static MAY_WAIT: Cell<bool> = const { Cell::new(true) };
+}
+
+/// Does work of which every read that would wait for the disk fails instead, by
+/// [`WouldBlock`](io::ErrorKind::WouldBlock).
+pub(crate) fn without_waiting<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    struct Reset;
+    impl Drop for Reset {
+        fn drop(&mut self) {
+            MAY_WAIT.set(true);
+        }
+    }
+    MAY_WAIT.set(false);
+    let _reset = Reset;
+    work()
+}
+
+/// Whether this thread is not just [`without_waiting`].
+pub(crate) fn may_wait() -> bool {
+    MAY_WAIT.get()
+}
+
+#[cfg(target_os = "linux")]
+fn read_cached(file: &fs::File, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
+    use rustix::io::{Errno, ReadWriteFlags, preadv2};
+    while !bytes.is_empty() {
+        let into = &mut [io::IoSliceMut::new(bytes)];
+        match preadv2(file, into, offset, ReadWriteFlags::NOWAIT) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                bytes = &mut bytes[count..];
+                offset += count as u64;
+            }
+            Err(Errno::INTR) => {}
+            // Not every file system can.
+            Err(Errno::AGAIN | Errno::OPNOTSUPP) => return Err(io::ErrorKind::WouldBlock.into()),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn read_cached(_file: &fs::File, _bytes: &mut [u8], _offset: u64) -> io::Result<()> {
+    Err(io::ErrorKind::WouldBlock.into())
 }
 
 #[cfg(target_os = "linux")]

@@ -20,6 +20,7 @@ use super::{
     index::{Index, Span},
 };
 use crate::{
+    disk,
     event::Recorded,
     filter::{Direction, Filter},
     log::LogError,
@@ -102,13 +103,16 @@ pub(super) fn stream(
         Direction::Backward => 0..from.map_or(u64::MAX, |from| from.saturating_add(1)),
     };
     let range = range.start..range.end.min(length.unwrap_or(u64::MAX));
-    let one = One { shared, stream: stream.into(), range, knows_end: length.is_some() };
+    let knows_end = length.is_some();
+    let one = One { shared, stream: stream.into(), range, knows_end, is_first: true };
     // What was removed does not count against the limit, so what was found decides when to end.
     flatten(stream::try_unfold((one, limit), move |(mut one, left)| async move {
         if one.range.is_empty() || left == 0 {
             return Ok(None);
         }
-        let (events, one) = blocking(move || {
+        let is_first = mem::take(&mut one.is_first);
+        let work = move || {
+            let mut one = one.clone();
             if !one.knows_end {
                 one.range.end = one.range.end.min(one.shared.index.length(&one.stream)?);
                 one.knows_end = true;
@@ -119,8 +123,10 @@ pub(super) fn stream(
                 Direction::Backward => one.backward(left)?,
             };
             Ok((events, one))
-        })
-        .await?;
+        };
+        // Who reads more would be in the way of others.
+        let (events, one) =
+            if is_first { cached_or_blocking(work).await? } else { blocking(work).await? };
         let left = left.saturating_sub(events.len());
         Ok(Some((events.into_iter(), (one, left))))
     }))
@@ -135,12 +141,13 @@ pub(super) fn length(
     async move {
         match known {
             Some(length) => Ok(length),
-            None => blocking(move || shared.index.length(&stream)).await,
+            None => cached_or_blocking(move || shared.index.length(&stream)).await,
         }
     }
 }
 
 /// A read of one stream.
+#[derive(Clone)]
 struct One {
     shared: Arc<Shared>,
     stream: Arc<str>,
@@ -148,6 +155,8 @@ struct One {
     range: Range<u64>,
     /// Whether the range ends where the stream does.
     knows_end: bool,
+    /// Nothing was read yet.
+    is_first: bool,
 }
 
 impl One {
@@ -319,6 +328,17 @@ fn spans_of(index: &Index, stream: &str, range: Range<u64>) -> io::Result<(Vec<S
         }
     }
     Ok((spans, events))
+}
+
+/// Works here with what the page cache has, which is sooner done than another thread is woken; if the
+/// disk is needed, works on a thread that may wait for it.
+async fn cached_or_blocking<T: Send + 'static>(
+    work: impl Fn() -> io::Result<T> + Send + 'static,
+) -> Result<T, LogError> {
+    match disk::without_waiting(&work) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => blocking(work).await,
+        done => done.map_err(|error| unreadable(&error)),
+    }
 }
 
 /// Works on a thread that may wait for the disk.

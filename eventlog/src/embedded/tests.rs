@@ -342,6 +342,28 @@ async fn damage_under_a_living_log_is_told_to_its_reader() {
     assert!(matches!(read.last(), Some(Err(LogError::Corrupt(_)))));
 }
 
+/// On a disk whose page cache has it, where reads begin without waiting.
+#[tokio::test]
+async fn an_index_file_that_rots_under_a_living_log_is_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Log::open_with(folder.path(), clock(), Options { segment_bytes: 200 }).unwrap();
+    let log = open();
+    for number in 1..=3 {
+        let id = EventId::from_uuid(Uuid::from_u128(number));
+        let new = NewEvent::new(id, "Counted", vec![1; 200], &Metadata::default());
+        log.append("run-1", Expected::Any, vec![new]).await.unwrap();
+    }
+    drop(log);
+    let log = open();
+    let path = folder.path().join("00000000000000000000.index");
+    let whole = fs::read(&path).unwrap();
+    let rotten: Vec<_> = whole.iter().map(|byte| !byte).collect();
+    fs::write(&path, rotten).unwrap();
+    let read: Vec<_> = log.read_stream("run-1", 0, 9).map(Result::unwrap).collect().await;
+    assert_eq!(read.iter().map(|event| event.revision).collect::<Vec<_>>(), [0, 1, 2]);
+    assert_eq!(fs::read(&path).unwrap(), whole);
+}
+
 #[test]
 fn a_later_file_forbids_to_cut_an_earlier_one() {
     let mut build = Build::new();

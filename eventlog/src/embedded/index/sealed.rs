@@ -10,11 +10,14 @@ use super::{
     table::{Bound, Table},
     together,
 };
-use crate::embedded::{
-    OpenError,
-    format::{Chain, SegmentHeader},
-    recover::load,
-    segment::Segment,
+use crate::{
+    disk,
+    embedded::{
+        OpenError,
+        format::{Chain, SegmentHeader},
+        recover::load,
+        segment::Segment,
+    },
 };
 
 /// Most records whose places are looked up at once.
@@ -104,10 +107,14 @@ impl Sealed {
         *self.place.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(home);
     }
 
-    /// Asks the index. One that cannot be read, or is damaged, is made again from the segment.
+    /// Asks the index, unless that would have to wait for the disk. One that cannot be read, or is
+    /// damaged, is made again from the segment.
     fn ask<T>(&self, ask: impl Fn(&Home) -> io::Result<T>) -> io::Result<T> {
         let home = self.home();
         ask(&home).or_else(|error| {
+            if !disk::may_wait() {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
             let making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
             if Arc::ptr_eq(&home, &self.home()) {
                 tracing::warn!(%error, "an index file is made again");
