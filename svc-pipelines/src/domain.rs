@@ -39,6 +39,7 @@ pub use cron::Cron;
 pub use event::{Event, Fact, Outcome, Sealed};
 pub use graph::{ArgumentSpec, Build, JobName, JobSpec, Unrunnable};
 pub use policy::{OnWorkerLost, Policy};
+use schedule::Appointment;
 pub use schedule::{MissedTicks, Plan, Schedules, SchedulesWish};
 pub use spec::{Change, InvalidField, PipelineType, Spec, Wish};
 
@@ -100,6 +101,10 @@ pub enum Command {
         runs: Vec<RunId>,
         at: Timestamp,
     },
+    /// Notes which starts the scheduler has.
+    ConfirmStarts {
+        at: Timestamp,
+    },
     /// The scheduler will never take this start.
     RefuseStart {
         run: RunId,
@@ -153,10 +158,14 @@ pub struct State {
     builds: BTreeMap<RunId, AwaitedBuild>,
     /// Runs that the scheduler has and nobody wants, since their pipeline was deleted.
     unwanted: BTreeSet<RunId>,
-    /// When a schedule wants something next; a function of the pipelines, like the next.
+    /// When a schedule wants something next; a function of the pipelines, like the next two.
     due: BTreeSet<(Timestamp, PipelineId)>,
+    /// Until when at most the schedules of each are dealt with.
+    horizons: BTreeSet<(Timestamp, PipelineId)>,
     /// With starts that the scheduler may not know yet.
     starting: BTreeSet<PipelineId>,
+    /// Starts that the scheduler has, while this service's own streams do not say so.
+    taken: BTreeMap<RunId, PipelineId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -242,6 +251,7 @@ pub fn decide(state: &State, command: Command) -> Result<Vec<Event>, Rejection> 
             state.set_trigger(pipeline, hash, by, at)
         }
         Command::Tick { pipeline, runs, at } => Ok(state.tick(pipeline, &runs, at)),
+        Command::ConfirmStarts { at } => Ok(state.confirm_starts(at)),
         Command::RefuseStart { run, reason, at } => {
             Ok(state.refuse_start(run, shortened(reason), at))
         }
@@ -413,14 +423,15 @@ impl State {
 
     fn forget(&mut self, pipeline: PipelineId) {
         let Some(known) = self.pipelines.get_mut(&pipeline) else { return };
-        let due = known.due();
+        let appointment = known.appointment();
         known.deleted = true;
         known.sealed = Sealed::default();
         known.plan = Plan::default();
         self.names.remove(&known.spec.name.to_lowercase());
         let run = known.build_run;
         self.starting.remove(&pipeline);
-        self.move_due(pipeline, due, None);
+        self.taken.retain(|_, of| *of != pipeline);
+        self.move_due(pipeline, appointment, Appointment::default());
         let Some(run) = run else { return };
         if self.builds.remove(&run).is_some_and(|build| build.stage == Stage::Submitted) {
             self.unwanted.insert(run);

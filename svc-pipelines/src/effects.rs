@@ -1,5 +1,5 @@
 //! What this service does about the world: submits builds and what schedules start to the scheduler,
-//! cancels builds that nobody wants any longer, notes how builds ended, and watches the clock.
+//! cancels what nobody wants any longer, notes how builds ended, and watches the clock.
 //!
 //! Each loop reads from the state what is outstanding, does it, and waits for the state to change.
 //! Doing it twice is harmless: a build is submitted under the run id that its event carries.
@@ -63,7 +63,7 @@ impl Effects {
     pub(crate) async fn run(self) -> Stopped {
         let ended: Result<Infallible, Stopped> = tokio::select! {
             ended = self.keep_at_the_scheduler() => ended,
-            ended = self.conclude_builds() => ended,
+            ended = self.note_progress() => ended,
             ended = self.keep_schedules() => ended,
         };
         match ended {
@@ -150,13 +150,17 @@ impl Effects {
         .await
     }
 
-    async fn conclude_builds(&self) -> Result<Infallible, Stopped> {
+    /// How builds ended, and which starts the scheduler has.
+    async fn note_progress(&self) -> Result<Infallible, Stopped> {
         let mut changes = self.owner.changes();
         loop {
             changes.borrow_and_update();
             let ended: Vec<_> = self.owner.read(|state| state.to_conclude().collect()).await?;
             for run in ended {
                 self.ask(Command::ConcludeBuild { run, at: self.clock.now() }).await?;
+            }
+            if self.owner.read(State::is_start_to_confirm).await? {
+                self.ask(Command::ConfirmStarts { at: self.clock.now() }).await?;
             }
             changes.changed().await.map_err(|_| Stopped)?;
         }
@@ -167,8 +171,8 @@ impl Effects {
         let mut changes = self.owner.changes();
         loop {
             changes.borrow_and_update();
-            let next = self.owner.read(State::next_tick).await?;
             let now = self.clock.now();
+            let next = self.owner.read(move |state| state.next_tick(now)).await?;
             match next {
                 None => changes.changed().await.map_err(|_| Stopped)?,
                 Some((due, pipeline)) if due <= now => {

@@ -109,6 +109,7 @@ async fn what_a_schedule_started_is_neither_lost_nor_doubled() {
     house.moods.send_replace(Mood::Willing);
     let mut life = house.start().await;
     let started = house.submission(2).await;
+    house.event("StartConfirmed", 1).await;
     assert_eq!(started.start_reason, "scheduled");
     let spec = started.spec.unwrap();
     assert_eq!((spec.kind(), spec.pipeline_id), (wire::RunKind::Pipeline, 1));

@@ -27,6 +27,16 @@ pub(super) fn encode(event: Event) -> (&'static str, Vec<u8>) {
             let skipped = stored::TickSkipped { pipeline_id, cron, tick, reason, at };
             ("TickSkipped", skipped.encode_to_vec())
         }
+        Event::ScheduleRewound { cron, covered, at, .. } => {
+            let (covered, at) = (covered.0, at.0);
+            let rewound = stored::ScheduleRewound { pipeline_id, cron, covered, at };
+            ("ScheduleRewound", rewound.encode_to_vec())
+        }
+        Event::StartConfirmed { run, at, .. } => {
+            let (run_id, at) = (run.to_string(), at.0);
+            let confirmed = stored::StartConfirmed { pipeline_id, run_id, at };
+            ("StartConfirmed", confirmed.encode_to_vec())
+        }
         Event::StartRefused { run, reason, at, .. } => {
             let (run_id, at) = (run.to_string(), at.0);
             let refused = stored::StartRefused { pipeline_id, run_id, reason, at };
@@ -93,6 +103,31 @@ pub(super) fn decode(recorded: &Recorded) -> Result<Option<Event>, DecodeError> 
                 hash: hash.transpose().map_err(|error| DecodeError::new(recorded, error))?,
                 by: set.by,
                 at: Timestamp(set.at),
+            }
+        }
+        _ => return decode_later(recorded),
+    };
+    Ok(Some(event))
+}
+
+/// What puts things right.
+fn decode_later(recorded: &Recorded) -> Result<Option<Event>, DecodeError> {
+    let event = match &*recorded.event.event_type {
+        "ScheduleRewound" => {
+            let rewound: stored::ScheduleRewound = read(recorded)?;
+            Event::ScheduleRewound {
+                pipeline: PipelineId(rewound.pipeline_id),
+                cron: rewound.cron,
+                covered: Timestamp(rewound.covered),
+                at: Timestamp(rewound.at),
+            }
+        }
+        "StartConfirmed" => {
+            let confirmed: stored::StartConfirmed = read(recorded)?;
+            Event::StartConfirmed {
+                pipeline: PipelineId(confirmed.pipeline_id),
+                run: run_id(recorded, &confirmed.run_id)?,
+                at: Timestamp(confirmed.at),
             }
         }
         _ => return Ok(None),

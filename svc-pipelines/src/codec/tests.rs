@@ -108,7 +108,7 @@ fn events() -> Vec<Event> {
     .collect()
 }
 
-fn plan_events() -> [schedule::Event; 6] {
+fn plan_events() -> [schedule::Event; 8] {
     let (pipeline, at, tick) = (PipelineId(3), Timestamp(1_000), Timestamp(2_000));
     let (by, cron) = (|| "user:ann".to_owned(), || "@every 1h".to_owned());
     let wish = SchedulesWish {
@@ -125,6 +125,8 @@ fn plan_events() -> [schedule::Event; 6] {
         schedule::Event::StartRefused { pipeline, run: run(), reason: "no".into(), at },
         schedule::Event::TriggerTokenSet { pipeline, hash: Some(hash), by: by(), at },
         schedule::Event::TriggerTokenSet { pipeline, hash: None, by: by(), at },
+        schedule::Event::ScheduleRewound { pipeline, cron: cron(), covered: tick, at },
+        schedule::Event::StartConfirmed { pipeline, run: run(), at },
     ]
 }
 

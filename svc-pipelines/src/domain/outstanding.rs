@@ -1,7 +1,7 @@
 //! What must be done about the world. Derived from the state rather than queued beside it, so that a
 //! restart resumes where a crash stopped; costs what is outstanding, not what exists.
 
-use ids::{PipelineId, RunId, Timestamp};
+use ids::RunId;
 
 use super::{Pipeline, Stage, State};
 
@@ -29,9 +29,9 @@ impl State {
         starting.flat_map(|pipeline| pipeline.plan.starts.keys().map(move |&run| (run, pipeline)))
     }
 
-    /// When the next schedule wants something, and whose it is.
+    /// Whether starts are to be noted as submitted, by [`super::Command::ConfirmStarts`].
     #[must_use]
-    pub fn next_tick(&self) -> Option<(Timestamp, PipelineId)> {
-        self.due.first().copied()
+    pub fn is_start_to_confirm(&self) -> bool {
+        !self.taken.is_empty()
     }
 }

@@ -1,8 +1,9 @@
 //! Periodic schedules, the starts that they cause, and the token with which others may start.
 //!
 //! A tick is recorded before its run is submitted, under the id that the run will have, so that a crash
-//! in between neither loses nor doubles it. What is covered by a tick, started or not, never comes
-//! again, even when the clock is put back.
+//! in between neither loses nor doubles it. While the scheduler does not take it, its schedule waits: what
+//! comes meanwhile was missed. What is covered by a tick, started or not, never comes again, even when
+//! the clock is put back; unless that is by so much that it was wrong before.
 
 use std::collections::BTreeMap;
 
@@ -17,8 +18,12 @@ use super::{
 
 /// Most schedules of one pipeline.
 const MOST: usize = 32;
+/// Most starts that are confirmed by one command.
+const BATCH: usize = 256;
 /// A tick that is later than this was missed. Milliseconds.
 const LATEST: u64 = 30_000;
+/// Times that are covered until further ahead than this were so by a wrong clock. Milliseconds.
+const FURTHEST: u64 = 2 * 3_600_000;
 
 /// When a pipeline is started by itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,6 +75,10 @@ pub enum Event {
         reason: String,
         at: Timestamp,
     },
+    /// The schedule was dealt with until `covered` by a clock that was ahead; it goes on from `at`.
+    ScheduleRewound { pipeline: PipelineId, cron: String, covered: Timestamp, at: Timestamp },
+    /// The scheduler had this run, which is never submitted again, even if it is forgotten there.
+    StartConfirmed { pipeline: PipelineId, run: RunId, at: Timestamp },
     /// The scheduler will never take this run.
     StartRefused { pipeline: PipelineId, run: RunId, reason: String, at: Timestamp },
     /// `None`: nobody can start it from outside any more.
@@ -82,6 +91,8 @@ impl Event {
         let (Self::SchedulesSet { pipeline, .. }
         | Self::ScheduleFired { pipeline, .. }
         | Self::TickSkipped { pipeline, .. }
+        | Self::ScheduleRewound { pipeline, .. }
+        | Self::StartConfirmed { pipeline, .. }
         | Self::StartRefused { pipeline, .. }
         | Self::TriggerTokenSet { pipeline, .. }) = self;
         *pipeline
@@ -96,8 +107,8 @@ pub struct Plan {
     covered: Vec<Timestamp>,
     /// Of the trigger token.
     pub trigger: Option<Digest>,
-    /// Runs that the scheduler may not know yet.
-    pub(super) starts: BTreeMap<RunId, Timestamp>,
+    /// Runs that the scheduler may not know yet, and the schedules that wait for it.
+    pub(super) starts: BTreeMap<RunId, String>,
 }
 
 impl SchedulesWish {
@@ -161,19 +172,37 @@ impl Plan {
         self.times().map(|(_, due)| due).min()
     }
 
+    /// Until when at most its times are dealt with.
+    fn horizon(&self) -> Option<Timestamp> {
+        self.covered.iter().max().copied()
+    }
+
+    /// Of those that do not wait for the scheduler.
     fn times(&self) -> impl Iterator<Item = (usize, Timestamp)> {
         let each = self.schedules.crons.iter().zip(&self.covered).enumerate();
-        each.filter_map(|(index, (cron, &covered))| {
+        let waits = |cron: &Cron| {
+            !self.starts.is_empty() && self.starts.values().any(|of| *of == cron.to_string())
+        };
+        each.filter(move |(_, (cron, _))| !waits(cron)).filter_map(|(index, (cron, &covered))| {
             Some((index, cron.next(covered, self.schedules.zone.0)?))
         })
     }
 
+    fn covered_mut(&mut self, cron: &str) -> Option<&mut Timestamp> {
+        let index = self.schedules.crons.iter().position(|known| known.to_string() == cron)?;
+        self.covered.get_mut(index)
+    }
+
     fn cover(&mut self, cron: &str, tick: Timestamp, at: Timestamp) {
-        let index = self.schedules.crons.iter().position(|known| known.to_string() == cron);
-        if let Some(covered) = index.and_then(|index| self.covered.get_mut(index)) {
+        if let Some(covered) = self.covered_mut(cron) {
             *covered = tick.max(earliest(at)).max(*covered);
         }
     }
+}
+
+/// What is covered beyond it is so by a clock that was wrong.
+const fn furthest(at: Timestamp) -> Timestamp {
+    Timestamp(at.0.saturating_add(FURTHEST))
 }
 
 /// What is before it is missed.
@@ -213,8 +242,19 @@ impl State {
     /// What the schedules of this pipeline ask for by now. `runs` has an id for each of them.
     pub(super) fn tick(&self, pipeline: PipelineId, runs: &[RunId], at: Timestamp) -> Vec<Own> {
         let Some(known) = self.pipeline(pipeline) else { return vec![] };
+        if known.plan.horizon() > Some(furthest(at)) {
+            return rewind(known, at);
+        }
         let due = known.plan.times().filter(|(_, due)| *due <= at).zip(runs);
         due.flat_map(|((index, due), run)| fire(known, index, due, *run, at)).collect()
+    }
+
+    /// Says of the first of those that the scheduler has that it has them.
+    pub(super) fn confirm_starts(&self, at: Timestamp) -> Vec<Own> {
+        let confirmed = |(&run, &pipeline): (&RunId, &PipelineId)| {
+            Event::StartConfirmed { pipeline, run, at }.into()
+        };
+        self.taken.iter().take(BATCH).map(confirmed).collect()
     }
 
     pub(super) fn refuse_start(&self, run: RunId, reason: String, at: Timestamp) -> Vec<Own> {
@@ -227,7 +267,7 @@ impl State {
     pub(super) fn evolve_plan(&mut self, event: &Event) {
         let pipeline = event.pipeline();
         let Some(known) = self.pipelines.get_mut(&pipeline) else { return };
-        let (before, plan) = (known.due(), &mut known.plan);
+        let (before, plan) = (known.appointment(), &mut known.plan);
         match event {
             Event::SchedulesSet { schedules, at, .. } => {
                 plan.covered = vec![*at; schedules.crons.len()];
@@ -235,38 +275,78 @@ impl State {
             }
             Event::ScheduleFired { cron, tick, run, at, .. } => {
                 plan.cover(cron, *tick, *at);
-                plan.starts.insert(*run, *tick);
+                plan.starts.insert(*run, cron.clone());
                 self.starting.insert(pipeline);
             }
             Event::TickSkipped { cron, tick, at, .. } => plan.cover(cron, *tick, *at),
-            Event::StartRefused { run, .. } => return self.note_started(*run, pipeline),
+            Event::ScheduleRewound { cron, at, .. } => {
+                if let Some(covered) = plan.covered_mut(cron) {
+                    *covered = *at;
+                }
+            }
+            Event::StartConfirmed { run, .. } | Event::StartRefused { run, .. } => {
+                plan.starts.remove(run);
+                self.taken.remove(run);
+                if plan.starts.is_empty() {
+                    self.starting.remove(&pipeline);
+                }
+            }
             Event::TriggerTokenSet { hash, .. } => plan.trigger = *hash,
         }
-        let after = known.due();
+        let after = known.appointment();
         self.move_due(pipeline, before, after);
     }
 
     pub(super) fn move_due(
         &mut self,
         pipeline: PipelineId,
-        before: Option<Timestamp>,
-        after: Option<Timestamp>,
+        before: Appointment,
+        after: Appointment,
     ) {
         if before != after {
-            before.map(|due| self.due.remove(&(due, pipeline)));
-            self.due.extend(after.map(|due| (due, pipeline)));
+            before.due.map(|due| self.due.remove(&(due, pipeline)));
+            self.due.extend(after.due.map(|due| (due, pipeline)));
+            before.horizon.map(|horizon| self.horizons.remove(&(horizon, pipeline)));
+            self.horizons.extend(after.horizon.map(|horizon| (horizon, pipeline)));
         }
     }
 
-    /// The scheduler has this run, or never will.
+    /// The scheduler has this run. It may have got it while the pipeline was deleted.
     pub(super) fn note_started(&mut self, run: RunId, pipeline: PipelineId) {
-        if let Some(known) = self.pipelines.get_mut(&pipeline) {
-            known.plan.starts.remove(&run);
-            if known.plan.starts.is_empty() {
-                self.starting.remove(&pipeline);
-            }
+        let Some(known) = self.pipelines.get_mut(&pipeline) else { return };
+        if known.deleted {
+            self.unwanted.insert(run);
+            return;
         }
+        let before = known.appointment();
+        if known.plan.starts.remove(&run).is_none() {
+            return;
+        }
+        let (is_last, after) = (known.plan.starts.is_empty(), known.appointment());
+        self.taken.insert(run, pipeline);
+        if is_last {
+            self.starting.remove(&pipeline);
+        }
+        self.move_due(pipeline, before, after);
     }
+
+    /// Whose schedules want something by now or next, and when.
+    #[must_use]
+    pub fn next_tick(&self, now: Timestamp) -> Option<(Timestamp, PipelineId)> {
+        let ahead = self.horizons.last().filter(|(horizon, _)| *horizon > furthest(now));
+        ahead.map(|&(_, pipeline)| (now, pipeline)).or(self.due.first().copied())
+    }
+}
+
+/// The clock was put back by so much that it must have been wrong before.
+fn rewind(known: &Pipeline, at: Timestamp) -> Vec<Own> {
+    let each = known.plan.schedules.crons.iter().zip(&known.plan.covered);
+    let ahead = each.filter(|(_, covered)| **covered > furthest(at));
+    let rewound = |(cron, &covered): (&Cron, &Timestamp)| {
+        let (pipeline, cron) = (known.id, cron.to_string());
+        Event::ScheduleRewound { pipeline, cron, covered, at }.into()
+    };
+    ahead.map(rewound).collect()
 }
 
 fn fire(known: &Pipeline, index: usize, due: Timestamp, run: RunId, at: Timestamp) -> Vec<Own> {
@@ -298,9 +378,21 @@ fn fire(known: &Pipeline, index: usize, due: Timestamp, run: RunId, at: Timestam
     events
 }
 
-const MISSED: &str = "the service was away, or the clock was put forward";
+const MISSED: &str = "the service or the scheduler was away, or the clock was put forward";
+
+/// When the clock matters to the schedules of a pipeline.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Appointment {
+    due: Option<Timestamp>,
+    horizon: Option<Timestamp>,
+}
 
 impl Pipeline {
+    pub(super) fn appointment(&self) -> Appointment {
+        let horizon = if self.deleted { None } else { self.plan.horizon() };
+        Appointment { due: self.due(), horizon }
+    }
+
     /// When its schedules want something next.
     #[must_use]
     pub fn due(&self) -> Option<Timestamp> {

@@ -428,9 +428,16 @@ fn assert_sound(state: &State) {
         assert_eq!(awaited == 1, pipeline.build_state == BuildState::Building, "{pipeline:?}");
         assert!(awaited <= 1);
         assert_eq!(pipeline.version > 0, pipeline.built.is_some());
+        let plan = &pipeline.plan;
+        let open: HashSet<_> = plan.starts.values().collect();
+        assert_eq!(open.len(), plan.starts.len(), "a schedule has two open starts: {plan:?}");
+        assert_eq!(!plan.starts.is_empty(), state.starting.contains(&pipeline.id));
     }
     assert_eq!(state.names.len(), state.pipelines().count(), "names are unique");
     assert!(state.builds.values().all(|build| state.pipeline(build.pipeline).is_some()));
+    assert!(state.taken.values().all(|id| state.pipeline(*id).is_some()));
+    let dues = state.pipelines().filter_map(|known| Some((known.due()?, known.id)));
+    assert_eq!(state.due, dues.collect());
 }
 
 fn assert_grows(before: &State, after: &State) {
@@ -496,6 +503,7 @@ impl Input {
                 Command::ChangePipeline { .. }
                 | Command::DeletePipeline { .. }
                 | Command::SetSchedules { .. }
+                | Command::ConfirmStarts { .. }
                 | Command::SetTriggerToken { .. },
             )
             | Self::Fact(Fact::Pipeline(_)) => {}
@@ -537,6 +545,7 @@ fn any_input() -> impl Strategy<Value = Input> {
             at: Timestamp(at)
         }),
         Just(Command::RefuseStart { run: run(0), reason: "no".into(), at: AT }),
+        Just(Command::ConfirmStarts { at: AT }),
     ];
     let fact = prop_oneof![
         pipeline().prop_map(|pipeline| Fact::BuildSubmitted { run: run(0), pipeline }),
