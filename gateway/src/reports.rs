@@ -42,10 +42,12 @@ pub(crate) fn report(run: PipelineRun) -> Result<RunReport, Status> {
             limits::JOBS
         )));
     }
-    let jobs = run.jobs.into_iter().map(job).filter(|job| job.state() != JobState::Waiting);
+    let jobs: Result<Vec<_>, Status> = run.jobs.into_iter().map(job).collect();
+    let mut jobs = jobs?;
+    jobs.retain(|job| job.state() != JobState::Waiting);
     let report = RunReport {
         state: state.into(),
-        jobs: jobs.collect(),
+        jobs,
         reason: limits::cut(run.reason, limits::NOTE),
         stopped_early: run.stopped_early,
         build: None,
@@ -110,21 +112,30 @@ fn argument(argument: Argument) -> ArgumentSpec {
     spec
 }
 
-fn job(job: Job) -> JobStatus {
+fn job(job: Job) -> Result<JobStatus, Status> {
     let state = match job.status.as_str() {
         "running" => JobState::Running,
         "success" => JobState::Succeeded,
         "failed" => JobState::Failed,
         "skipped" => JobState::Skipped,
-        _ => JobState::Waiting,
+        // Gaia's agents leave it empty when they give a run back.
+        "" | "waiting for execution" => JobState::Waiting,
+        other => {
+            let other = limits::cut(other.to_owned(), 60);
+            return Err(Status::invalid_argument(format!(
+                "`{other}` is not a status of job {}: send waiting for execution, running, success, \
+                 failed or skipped",
+                job.unique_id
+            )));
+        }
     };
-    JobStatus {
+    Ok(JobStatus {
         id: job.unique_id,
         state: state.into(),
         started_at: u64::try_from(job.started_at).unwrap_or(0),
         finished_at: u64::try_from(job.finished_at).unwrap_or(0),
         message: limits::cut(job.message, limits::NOTE / 2),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -152,6 +163,13 @@ mod tests {
     fn an_unknown_status_is_named() {
         let refusal = report(run("paused")).unwrap_err();
         assert!(refusal.message().contains("`paused`"), "{refusal}");
+        let jobs = |status: &str| vec![Job { status: status.into(), ..Job::default() }];
+        let report = |status| report(PipelineRun { jobs: jobs(status), ..run("running") });
+        let refusal = report("resting").unwrap_err();
+        assert!(refusal.message().contains("`resting` is not a status of job 0"), "{refusal}");
+        for waits in ["", "waiting for execution"] {
+            assert_eq!(report(waits).unwrap().jobs, []);
+        }
     }
 
     #[test]
