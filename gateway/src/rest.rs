@@ -17,6 +17,7 @@ mod names;
 pub(crate) mod operator;
 mod pipeline_json;
 pub(crate) mod pipelines;
+pub(crate) mod placement;
 mod policy;
 mod run_json;
 pub(crate) mod run_log;

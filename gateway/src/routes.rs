@@ -13,7 +13,8 @@ use crate::{
     gate::Gate,
     rest::{
         self, audit, concurrency, environment, events, garbage, history, operator, pipelines,
-        run_log, runs, schedules, selectors, session, starts, trust, users, vault, workers,
+        placement, run_log, runs, schedules, selectors, session, starts, trust, users, vault,
+        workers,
     },
 };
 
@@ -71,7 +72,7 @@ fn handler(route: Route) -> MethodRouter<Gate> {
         Route::PipelineRunShow | Route::RunShow => on(method, runs::show),
         Route::PipelineRunLog | Route::RunLog => on(method, run_log::show),
         Route::PipelineRunStop => on(method, runs::stop_by_number),
-        Route::PipelineRunPlacement | Route::RunPlacement => on(method, runs::placement),
+        Route::PipelineRunPlacement | Route::RunPlacement => on(method, placement::show),
         Route::PipelineRunRerun | Route::RunRerun => on(method, starts::rerun),
         Route::SelectorCheck => on(method, selectors::check),
         Route::LimitList => on(method, concurrency::list),

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use futures::StreamExt;
 use http::Method;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 pub use follow::follow_log;
@@ -78,6 +79,9 @@ pub enum RunCommand {
     Why {
         /// Unique id, or PIPELINE/NUMBER
         run: String,
+        /// Say it again whenever the reason is another, until the run ends
+        #[arg(long, short)]
+        follow: bool,
     },
 }
 
@@ -122,17 +126,34 @@ pub async fn run(command: RunCommand, client: &Client, output: Output) -> Result
             let run = find(client, &run).await?;
             return watch(client, &run, output).await;
         }
-        RunCommand::Why { run } => {
+        RunCommand::Why { run, follow } => {
             let run = find(client, &run).await?;
-            let path = format!("/api/v1/run/{}/placement", segment(&run.uniqueid));
-            let placement: Value = client.get(&path).await?;
-            let summary = |placement: &Value| {
-                placement["summary"].as_str().unwrap_or("nothing is known").to_owned()
-            };
-            output.show(&placement, summary)?;
+            why(client, &run, follow, output).await?;
         }
     }
     Ok(0)
+}
+
+async fn why(client: &Client, run: &Run, follow: bool, output: Output) -> Result<()> {
+    let path = format!("/api/v1/run/{}/placement", segment(&run.uniqueid));
+    let summary =
+        |placement: &Value| placement["summary"].as_str().unwrap_or("nothing is known").to_owned();
+    if !follow {
+        let placement: Value = client.get(&path).await?;
+        return output.show(&placement, summary);
+    }
+    let mut events = client.follow(&path).await?;
+    let mut last = String::new();
+    while let Some(event) = events.next().await {
+        let placement: Value = heard(&event?)?;
+        // In text a change of mere counts is none.
+        let said = summary(&placement);
+        if output == Output::Json || said != last {
+            output.line(&placement, summary)?;
+        }
+        last = said;
+    }
+    Ok(())
 }
 
 async fn list(
@@ -168,7 +189,7 @@ pub async fn watch(client: &Client, run: &Run, output: Output) -> Result<u8> {
     let changes = async {
         let mut states = client.follow(&path).await?;
         while let Some(event) = states.next().await {
-            last = state(&event?)?;
+            last = heard(&event?)?;
             waiting.set_message(format!("{} {}", last.pipelinename, last.state()));
             if output == Output::Json {
                 output.line(&last, |_| String::new())?;
@@ -205,12 +226,12 @@ pub async fn watch(client: &Client, run: &Run, output: Output) -> Result<u8> {
     }
 }
 
-/// What a stream of a run's states says.
-pub fn state(event: &sse::Event) -> Result<Run> {
+/// What a stream of what becomes of a run says.
+pub fn heard<T: DeserializeOwned>(event: &sse::Event) -> Result<T> {
     if event.name == "error" {
         bail!("the server cannot go on with the run: {}", event.data);
     }
-    serde_json::from_str(&event.data).context("read the state of a run")
+    serde_json::from_str(&event.data).context("read what became of a run")
 }
 
 fn ending(run: &Run) -> String {

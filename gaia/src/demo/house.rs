@@ -176,7 +176,7 @@ impl House {
             let mut states = self.client().follow(&path).await?;
             let mut last = None;
             while let Some(event) = states.next().await {
-                let run = run::state(&event?)?;
+                let run: Run = run::heard(&event?)?;
                 if wanted(&run) {
                     return Ok(run);
                 }

@@ -13,13 +13,8 @@ use futures::StreamExt;
 use ids::{PipelineId, RunId, RunNumber};
 use proto::scheduler::v1::{CancelRunRequest, GetRunRequest, ListRunsRequest};
 use serde::Deserialize;
-use serde_json::Value;
 
-use super::{
-    Params, Payload, Query, User, is_on, keep_alive,
-    run_json::{self, RunJson},
-    wants_events,
-};
+use super::{Params, Payload, Query, User, is_on, keep_alive, run_json::RunJson, wants_events};
 use crate::{error::ApiError, gate::Gate, limits, watch::Watch};
 
 /// Runs in one answer, unless another limit is given.
@@ -141,12 +136,4 @@ pub(crate) async fn stop_by_number(
 ) -> Result<&'static str, ApiError> {
     drop(stop(gate, user, params, payload).await?);
     Ok("pipeline successfully stopped")
-}
-
-pub(crate) async fn placement(
-    State(gate): State<Gate>,
-    params: Params,
-) -> Result<Json<Value>, ApiError> {
-    let placement = gate.scheduler().explain_run(named(&params)?).await?.into_inner();
-    Ok(Json(run_json::placement(placement)))
 }

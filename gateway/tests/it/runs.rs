@@ -229,6 +229,30 @@ async fn a_run_is_told_at_every_change_until_it_ends() {
 }
 
 #[tokio::test]
+async fn a_run_that_was_stopped_early_is_shown_as_such() {
+    let house = House::start().await;
+    let mut agent = house.agent("ada").await;
+    let jobs = vec![job(1, "check", &[], vec![]), job(2, "go", &[1], vec![])];
+    let id = house.pipeline("Once", &mut agent, jobs).await;
+    house.run(id, json!([])).await;
+    let order = agent.order().await;
+    let job = |unique_id, status: &str| Job { unique_id, status: status.into(), ..Job::default() };
+    let stopped = PipelineRun {
+        jobs: vec![job(1, "success"), job(2, "skipped")],
+        stopped_early: true,
+        reason: "nothing is new".into(),
+        ..report(&order, "success")
+    };
+    agent.try_report(stopped).await.unwrap();
+    let shown = house.shown(&order).await;
+    assert_eq!((&shown["status"], &shown["stoppedearly"]), (&json!("success"), &json!(true)));
+    assert_eq!(shown["reason"], "nothing is new");
+    let states: Vec<_> =
+        shown["jobs"].as_array().unwrap().iter().map(|job| &job["status"]).collect();
+    assert_eq!(states, ["success", "skipped"]);
+}
+
+#[tokio::test]
 async fn why_a_run_waits_is_told() {
     let house = House::start().await;
     let mut agent = house.agent("ada").await;
@@ -286,6 +310,13 @@ async fn a_status_outside_the_protocol_is_refused_and_counted() {
         assert!(refusal.message().contains(&format!("`{status}`")), "{refusal}");
         assert!(rejected("gateway", "invalid_report") > before);
     }
+    let job = |status: &str| Job { unique_id: 1, status: status.into(), ..Job::default() };
+    let resting = PipelineRun { jobs: vec![job("resting")], ..report(&order, "running") };
+    let before = rejected("gateway", "invalid_report");
+    let refusal = agent.try_report(resting).await.unwrap_err();
+    assert_eq!(refusal.code(), Code::InvalidArgument, "{refusal}");
+    assert!(refusal.message().contains("`resting` is not a status of job 1"), "{refusal}");
+    assert!(rejected("gateway", "invalid_report") > before);
     // Of the attempt after this one.
     let ahead = PipelineRun { attempt: order.attempt + 1, ..report(&order, "success") };
     let before = rejected("svc-scheduler", "stale_lease");
@@ -293,6 +324,33 @@ async fn a_status_outside_the_protocol_is_refused_and_counted() {
     assert_eq!(refusal.code(), Code::FailedPrecondition, "{refusal}");
     assert!(rejected("svc-scheduler", "stale_lease") > before);
     assert_eq!(house.shown(&order).await["status"], "scheduled");
+}
+
+#[tokio::test]
+async fn why_a_run_waits_is_told_live_until_it_ended() {
+    let house = House::start().await;
+    let mut agent = house.agent("ada").await;
+    let id = house.pipeline("Once", &mut agent, vec![job(1, "go", &[], vec![])]).await;
+    for _ in 0..2 {
+        house.run(id, json!([])).await;
+    }
+    let [first, second] = [agent.order().await, agent.order().await];
+    let waits = house.run(id, json!([])).await;
+    let mut events = house.follow(&format!("pipelinerun/{id}/3/placement")).await;
+    let full = events.expect("placement").await.json();
+    assert_eq!((&full["matching_full"], &full["queue_position"]), (&json!(1), &json!(0)), "{full}");
+    let path = format!("run/{}/placement", waits["uniqueid"].as_str().unwrap());
+    assert_eq!(house.admin.get(&path).await.expect(200).json(), full);
+    agent.report(&first, "success").await;
+    let third = agent.order().await;
+    // It may have been seen between the two.
+    while !events.expect("placement").await.json()["summary"].as_str().unwrap().contains("ada") {}
+    agent.report(&third, "running").await;
+    agent.report(&third, "success").await;
+    while let Some(event) = events.next().await {
+        assert_eq!(event.name, "placement", "{event:?}");
+    }
+    agent.report(&second, "success").await;
 }
 
 #[tokio::test]
