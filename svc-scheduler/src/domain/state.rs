@@ -22,10 +22,11 @@ use super::{
 pub struct State {
     // From `run-*`.
     runs: HashMap<RunId, Run>,
-    by_pipeline: BTreeSet<(PipelineId, Timestamp, RunId)>,
+    by_pipeline: ByPipeline,
     by_time: BTreeSet<(Timestamp, RunId)>,
     /// Not ended.
     open: BTreeSet<(Timestamp, RunId)>,
+    open_by_pipeline: ByPipeline,
     pub(super) queue: Queue,
     held: HashMap<WorkerId, BTreeSet<RunId>>,
     unstarted: Unstarted,
@@ -53,6 +54,9 @@ pub struct State {
     /// Active, with a free slot.
     roomy: BTreeSet<WorkerId>,
 }
+
+/// Runs of a pipeline by when they were submitted.
+type ByPipeline = BTreeSet<(PipelineId, Timestamp, RunId)>;
 
 /// Which runs to list.
 #[derive(Clone, Copy, Debug, Default)]
@@ -85,13 +89,17 @@ impl State {
         let by_worker = filter.worker.map(|worker| self.by_worker.get(&worker));
         let ids: Box<dyn Iterator<Item = RunId>> = match (by_worker, filter.pipeline) {
             (Some(had), _) => Box::new(had.into_iter().flatten().rev().map(|&(_, id)| id)),
-            _ if filter.only_open => Box::new(self.open.iter().rev().map(|&(_, id)| id)),
-            (None, None) => Box::new(self.by_time.iter().rev().map(|&(_, id)| id)),
+            (None, None) => {
+                let runs = if filter.only_open { &self.open } else { &self.by_time };
+                Box::new(runs.iter().rev().map(|&(_, id)| id))
+            }
             (None, Some(pipeline)) => {
+                let runs =
+                    if filter.only_open { &self.open_by_pipeline } else { &self.by_pipeline };
                 let (first, last) = (uuid::Uuid::nil(), uuid::Uuid::max());
                 let from = (pipeline, Timestamp(0), RunId::from_uuid(first));
                 let to = (pipeline, Timestamp(u64::MAX), RunId::from_uuid(last));
-                Box::new(self.by_pipeline.range(from..=to).rev().map(|&(_, _, id)| id))
+                Box::new(runs.range(from..=to).rev().map(|&(_, _, id)| id))
             }
         };
         ids.filter_map(|id| Some((id, self.runs.get(&id)?))).filter(move |(_, run)| {
@@ -318,6 +326,7 @@ impl State {
             self.by_pipeline.insert((pipeline, run.submitted_at, id));
             self.by_time.insert(place);
             self.open.insert(place);
+            self.open_by_pipeline.insert((pipeline, run.submitted_at, id));
             self.deadlines.extend(run.deadline().map(|deadline| (deadline, id)));
             let (standing, part) = (Standing::of(id, &run), Part::of(&run));
             let (gates, owner) = (Arc::clone(&run.gates), Arc::clone(&run.owner));
@@ -398,7 +407,8 @@ impl State {
                 self.recheck(worker);
             }
             Standing::Ended { worker, place } => {
-                self.open.remove(&place);
+                self.open.remove(&(place.1, id));
+                self.open_by_pipeline.remove(&place);
                 if let Some(worker) = worker {
                     *self.finished.entry(worker).or_default() += 1;
                 }
@@ -427,7 +437,7 @@ enum Standing {
     Queued { class: Class, owner: Owner, place: Place },
     Delayed { until: Timestamp, since: Option<Timestamp> },
     Held { worker: WorkerId, unstarted: bool, cancelling: bool },
-    Ended { worker: Option<WorkerId>, place: (Timestamp, RunId) },
+    Ended { worker: Option<WorkerId>, place: (PipelineId, Timestamp, RunId) },
 }
 
 /// Its part in what is counted; a function of the run alone.
@@ -448,7 +458,6 @@ impl Part {
 
 impl Standing {
     fn of(id: RunId, run: &Run) -> Self {
-        let place = (run.submitted_at, id);
         if let Some(attempt) = run.current() {
             let unstarted = run.state == RunState::Assigned;
             let cancelling = run.cancel_requested.is_some();
@@ -464,6 +473,7 @@ impl Standing {
         }
         // A run that was cancelled in the queue ended on no worker.
         let on = run.attempts.last().filter(|attempt| attempt.requeue_reason.is_empty());
+        let place = (run.spec.pipeline, run.submitted_at, id);
         Self::Ended { worker: on.map(|attempt| attempt.worker), place }
     }
 }

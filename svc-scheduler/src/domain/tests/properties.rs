@@ -271,8 +271,12 @@ fn assert_sound(state: &State) {
         assert_eq!(unstarted, run.state == RunState::Assigned);
         let cancelling = state.cancelling().any(|(other, _)| other == id);
         assert_eq!(cancelling, run.state.is_held() && run.cancel_requested.is_some());
-        let listed = state.list(Filter { only_open: true, with_builds: true, ..Filter::default() });
-        assert_eq!(listed.map(|(id, _)| id).any(|other| other == id), !run.state.is_terminal());
+        for pipeline in [None, Some(run.spec.pipeline)] {
+            let only_open = true;
+            let filter = Filter { pipeline, only_open, with_builds: true, ..Filter::default() };
+            let is_listed = state.list(filter).any(|(other, _)| other == id);
+            assert_eq!(is_listed, !run.state.is_terminal());
+        }
     }
     assert_eq!(state.queued(), waiting);
     let leaves = |run, worker: &Worker| state.run(run).unwrap().leaves(worker);
