@@ -4,15 +4,15 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use eventlog::{Clock, Expected, Log, NewEvent};
+use eventlog::{Clock, Expected, Log, Metadata, NewEvent};
 use futures::{StreamExt, TryStreamExt, stream};
 use ids::EventId;
 use prost::Message;
-use proto::scheduler::events::v1::RunSubmitted;
+use proto::scheduler::events::v1::{RunNumbered, RunSubmitted};
 use uuid::Uuid;
 
-/// Appends on their way at the same time.
-const IN_FLIGHT: usize = 1_024;
+/// Appends on their way at the same time, and events of one append.
+const IN_FLIGHT: usize = 1_000;
 
 /// How far the copies have come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,18 +40,35 @@ pub async fn seed(
     if kind == Kind::Queued {
         events.truncate(1);
     }
+    let submitted = RunSubmitted::decode(events[0].data.clone())?;
+    let pipeline = submitted.spec.context("a submission has a spec")?.pipeline_id;
     let (log, events) = (&log, &events);
-    stream::iter(0..count)
-        .map(async |nth| {
-            let run = id();
-            let copies = copies(events, model, &run.to_string(), number + nth as u64)?;
-            log.append(format!("run-{run}"), Expected::None, copies).await?;
-            anyhow::Ok(())
-        })
-        .buffer_unordered(IN_FLIGHT)
-        .try_collect::<()>()
-        .await?;
-    Ok(count * events.len())
+    let runs: Vec<String> = (0..count).map(|_| id().to_string()).collect();
+    for (nth, runs) in runs.chunks(IN_FLIGHT).enumerate() {
+        let number = number + (nth * IN_FLIGHT) as u64;
+        log.append(format!("numbers-{pipeline}"), Expected::Any, claims(pipeline, number, runs))
+            .await?;
+        stream::iter(runs)
+            .map(async |run| {
+                let copies = copies(events, model, run)?;
+                log.append(format!("run-{run}"), Expected::None, copies).await?;
+                anyhow::Ok(())
+            })
+            .buffer_unordered(IN_FLIGHT)
+            .try_collect::<()>()
+            .await?;
+    }
+    Ok(count * (events.len() + 1))
+}
+
+/// As the scheduler claims a number for each run before it.
+fn claims(pipeline_id: u64, first: u64, runs: &[String]) -> Vec<NewEvent> {
+    let claim = |(run_id, number): (&String, u64)| {
+        let claim = RunNumbered { pipeline_id, number, run_id: run_id.clone(), at: 0 };
+        let metadata = Metadata { version: 1, ..Metadata::default() };
+        NewEvent::new(EventId::from_uuid(id()), "RunNumbered", claim.encode_to_vec(), &metadata)
+    };
+    runs.iter().zip(first..).map(claim).collect()
 }
 
 fn id() -> Uuid {
@@ -59,11 +76,11 @@ fn id() -> Uuid {
     Uuid::now_v7()
 }
 
-fn copies(events: &[NewEvent], model: &str, run: &str, number: u64) -> Result<Vec<NewEvent>> {
+fn copies(events: &[NewEvent], model: &str, run: &str) -> Result<Vec<NewEvent>> {
     let copy = |event: &NewEvent| {
         let data = if event.event_type == "RunSubmitted" {
             let submitted = RunSubmitted::decode(event.data.clone())?;
-            RunSubmitted { run_id: run.to_owned(), number, ..submitted }.encode_to_vec()
+            RunSubmitted { run_id: run.to_owned(), number: 0, ..submitted }.encode_to_vec()
         } else {
             renamed(&event.data, model, run)?
         };
