@@ -18,7 +18,7 @@ mod worker;
 
 use std::{env, path::Path, process::ExitCode, time::Duration};
 
-use gaia_sdk::{Ctx, Job, JobResult};
+use gaia_sdk::{Ctx, Job, JobResult, Stop};
 
 const PIPELINE: &str = "AGENT_TEST_PIPELINE";
 
@@ -63,6 +63,11 @@ fn pipeline_process() {
             }
             Ok(())
         })],
+        "stops" => vec![
+            Job::new("Check", |_| async { Err(Stop::exit("nothing is new")) }),
+            Job::new("Never", |_| async { Ok(()) }).after("check"),
+        ],
+        "sleeps" => vec![Job::new("Sleep", sleep).text("folder", "Where to write the `pid`")],
         "waits" => vec![Job::new("Wait", wait).text("folder", "Where to look for `go`")],
         other => panic!("no pipeline {other}"),
     });
@@ -73,6 +78,14 @@ async fn greet(ctx: Ctx) -> JobResult {
     let greeting = ctx.find("greeting").unwrap_or("nothing");
     println!("{greeting} with {}", ctx.find("TOKEN").unwrap_or("no token"));
     println!("variable {}", env::var("VARIABLE").unwrap_or_default());
+    Ok(())
+}
+
+/// Prints one line, and nothing more.
+async fn sleep(ctx: Ctx) -> JobResult {
+    std::fs::write(Path::new(ctx.text("folder")?).join("pid"), std::process::id().to_string())?;
+    println!("good night");
+    gaia_sdk::tokio::time::sleep(Duration::from_hours(1)).await;
     Ok(())
 }
 

@@ -74,6 +74,20 @@ async fn a_failed_job_fails_the_run_with_its_message() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_stopped_early_succeeds_and_says_so() {
+    let test = Fixture::new().await;
+    let agent = test.agent();
+    let order = test.order("stops");
+    test.peer.order(&order).await;
+    let end = test.peer.ended(&order).await;
+    assert!(end.stopped_early && end.status == "success", "{end:?}");
+    assert!(end.reason.contains("nothing is new"), "{}", end.reason);
+    let jobs: Vec<_> = end.jobs.iter().map(|job| (&*job.title, &*job.status)).collect();
+    assert_eq!(jobs, [("Check", "success"), ("Never", "skipped")]);
+    agent.drained().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_order_does_nothing_and_parallel_runs_share_a_download() {
     let test = Fixture::new().await;
     let agent = test.agent();

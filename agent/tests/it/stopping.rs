@@ -2,7 +2,7 @@
 
 use proto::worker::{Instruction, PipelineRun};
 
-use crate::worker::{Fixture, blank, content, gone};
+use crate::worker::{Fixture, blank, content, gone, job};
 
 fn cancel(order: &PipelineRun) -> PipelineRun {
     PipelineRun {
@@ -33,6 +33,25 @@ async fn a_cancel_stops_exactly_its_attempt() {
     gone(&pid).await;
     std::fs::write(other_folder.join("go"), "").unwrap();
     assert_eq!(test.peer.ended(&other).await.status, "success");
+    agent.drained().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_prints_nothing_for_too_long_fails_and_is_killed() {
+    let test = Fixture::new().await;
+    let agent = test.agent();
+    let (order, folder) = test.order_to_wait();
+    let jobs = vec![job("Sleep", order.jobs[0].args.clone())];
+    let order = PipelineRun { silence_timeout: 1, jobs, ..test.order("sleeps") };
+    test.peer.order(&order).await;
+    let pid = content(folder.join("pid")).await;
+    let end = test.peer.ended(&order).await;
+    assert_eq!(
+        (end.status.as_str(), end.reason.as_str()),
+        ("failed", "timed out: nothing was printed for 1 s")
+    );
+    gone(&pid).await;
+    assert!(test.peer.seen().log(&order).contains("good night\n"));
     agent.drained().await;
 }
 

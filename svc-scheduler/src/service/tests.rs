@@ -283,6 +283,19 @@ async fn what_was_not_begun_is_sent_again_after_a_restart_of_the_scheduler() {
 }
 
 #[tokio::test]
+async fn a_start_under_a_known_id_is_no_second_one_also_after_a_restart() {
+    let mut house = House::start().await;
+    let first = house.submit(1, &[]).await;
+    house.cancel(1).await;
+    let length = house.log.next_position().await.unwrap();
+    let mut house = house.restart().await;
+    let again = house.submit(1, &[]).await;
+    assert_eq!((again.run_id, again.number), (first.run_id, first.number));
+    assert_eq!(again.state, i32::from(RunState::Cancelled));
+    assert_eq!(house.log.next_position().await.unwrap(), length);
+}
+
+#[tokio::test]
 async fn the_runs_of_a_lost_worker_move_and_the_old_lease_is_refused() {
     let mut house = House::start().await;
     house.register(1, 1, &["golang"]).await;
