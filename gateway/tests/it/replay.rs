@@ -127,8 +127,12 @@ async fn administer(
             house.anonymous().post("login", login).await;
         }
         8 => {
-            let body = json!({ "username": user, "roles": [], "groups": ["readonly"] });
-            admin.json(Method::PUT, &format!("user/{user}/permissions"), body).await;
+            let password = secrets.make("a user's password", dice);
+            let carol = json!({ "username": "carol", "password": password, "roles": ["operator"] });
+            admin.post("user", carol).await;
+            let roles = if one_of_two == 0 { json!([]) } else { json!(["PipelineStart"]) };
+            let body = json!({ "username": "carol", "roles": roles, "groups": ["readonly"] });
+            admin.json(Method::PUT, "user/carol/permissions", body).await.expect(200);
         }
         9 => drop(admin.delete(&format!("user/{user}")).await),
         10 => {
