@@ -2,6 +2,8 @@
 
 mod certificates;
 mod clients;
+#[path = "../compat/mod.rs"]
+mod compat;
 mod control;
 mod disk;
 mod faults;
