@@ -62,11 +62,12 @@ async fn bench(arguments: &Arguments) -> Result<()> {
             "  raw appends to the log, {AT_ONCE} at once: {:.0}/s",
             raw_appends(AT_ONCE).await?
         );
-        let cluster = Cluster::start(&std::env::current_exe()?).await?;
+        let mut cluster = Cluster::start(&std::env::current_exe()?).await?;
         let mut fleet = Fleet::new(&cluster, http, 4);
         joins(arguments, &cluster, &mut fleet).await?;
         idle(arguments, &cluster).await?;
         renewals(arguments, &fleet).await?;
+        storm(&mut cluster, &mut fleet).await?;
         revocations(arguments, &cluster, &mut fleet).await?;
         losses(&cluster, &mut fleet).await?;
         println!("  load average after: {}", load());
@@ -131,6 +132,24 @@ async fn renewals(arguments: &Arguments, fleet: &Fleet) -> Result<()> {
         .await?;
     let rate = rate(took.len(), begun.elapsed());
     println!("  renewals, {AT_ONCE} at once: {rate:.0}/s, {}", percentiles(&mut took));
+    Ok(())
+}
+
+/// The server is killed and started again, and all workers come back at once, 16 at a time.
+async fn storm(cluster: &mut Cluster, fleet: &mut Fleet) -> Result<()> {
+    cluster.kill("server").await?;
+    fleet.cut()?;
+    let begun = now();
+    cluster.restart_server().await?;
+    let started = begun.elapsed();
+    fleet.attach().await?;
+    let attached = begun.elapsed();
+    let workers: Vec<Worker> = cluster.client.get("/api/v1/worker").await?;
+    let lost = workers.iter().filter(|worker| worker.state == "lost").count();
+    println!(
+        "  killed: started again after {started:.2?}, all {} attached after {attached:.2?}, {lost} lost",
+        fleet.members.len()
+    );
     Ok(())
 }
 
