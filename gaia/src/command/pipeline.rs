@@ -374,7 +374,8 @@ async fn trigger_token(
         let token = token["trigger_token"].as_str().unwrap_or_default();
         let url = format!("{}/api/v1/pipeline/{}/{token}/trigger", client.server(), pipeline.id);
         format!(
-            "{token}\nIt is not shown again. Whoever knows it can start {}: curl -X POST {url}",
+            "{token}\nIt is not shown again. Whoever knows it can start {}, with the server's CA \
+             certificate (ca/ca.pem in its data folder):\n\n    curl --cacert ca.pem -X POST {url}",
             pipeline.name
         )
     })?;
