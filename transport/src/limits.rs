@@ -34,7 +34,7 @@ pub(crate) const HTTP3_RETRY: Duration = Duration::from_mins(1);
 pub(crate) const HEADERS: u32 = 64 << 10;
 
 /// Connections at once, for each of the protocols; beyond it new ones are refused. 20,000 idle ones
-/// cost about 4 GiB, were all of them HTTP/3.
+/// cost about 2 GiB, were all of them HTTP/3.
 pub(crate) const CONNECTIONS: usize = 20_000;
 /// QUIC handshakes at once before addresses must be proven by a further round trip, so that a flood
 /// from forged addresses costs nothing.
@@ -58,13 +58,18 @@ const SEND_WINDOW: u64 = 16 << 20;
 /// The unidirectional streams that HTTP/3 needs (control, two of QPACK, one unknown), twice.
 const UNI_STREAMS: u32 = 8;
 
-/// Calls that one peer may have open on one connection. Those beyond wait at the client.
+/// Calls that one peer may have open on one connection. Those beyond wait at the client. The gateway has
+/// one open at the registry, and one at the scheduler, for each worker.
 pub(crate) fn streams(peer: &Peer) -> u32 {
     match peer {
         Peer::Anonymous => 256,
-        Peer::Worker(_) | Peer::Service(_) => 1024,
+        Peer::Worker(_) => 1024,
+        Peer::Service(_) => 65_536,
     }
 }
+/// How many of them a connection of QUIC has room for at first: quinn sets memory aside for each, and an idle
+/// worker needs two. A peer that uses half of its room gets twice as much.
+pub(crate) const FIRST_STREAMS: u32 = 32;
 
 /// What one connection may hold unread. A window of one stream is used up by one reader that
 /// stalls, so this one must be many of those, or a few stalled calls starve all others. Who is not
@@ -120,6 +125,7 @@ mod tests {
     #[test]
     fn the_page_about_the_limits_is_true() {
         let known = Peer::Service(String::new());
+        let worker = Peer::Worker("01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap());
         let rows = [
             ("`HANDSHAKE`", time(HANDSHAKE)),
             ("`KEEP_ALIVE`", time(KEEP_ALIVE)),
@@ -131,7 +137,9 @@ mod tests {
             ("`HTTP3_LAST_CHANCE`", time(HTTP3_LAST_CHANCE)),
             ("`HTTP3_RETRY`", time(HTTP3_RETRY)),
             ("calls at once, unknown peer", number(streams(&Peer::Anonymous).into())),
-            ("calls at once, worker or service", number(streams(&known).into())),
+            ("calls at once, worker", number(streams(&worker).into())),
+            ("calls at once, service", number(streams(&known).into())),
+            ("`FIRST_STREAMS`", number(FIRST_STREAMS.into())),
             ("`UNI_STREAMS`", number(UNI_STREAMS.into())),
             ("`RESETS`", number(RESETS as u64)),
             ("`STREAM_WINDOW`", bytes(STREAM_WINDOW.into())),

@@ -67,6 +67,10 @@ impl Local {
     }
 }
 
+/// `None` is the end. They wait in boxes: a channel has room for 32 from the start, and an idle worker keeps
+/// two open.
+type Piece = Option<Result<Frame<Bytes>, Status>>;
+
 /// A body's two ends: what one side reads, and the work of filling it, to be driven by the other.
 fn pipe<B>(body: B) -> (Pipe, impl Future<Output = ()>)
 where
@@ -82,7 +86,7 @@ where
                 .await
                 .map(|frame| frame.map_err(|error| Status::from_error(error.into())));
             let last = !matches!(frame, Some(Ok(_)));
-            if sender.send(frame).await.is_err() || last {
+            if sender.send(Box::new(frame)).await.is_err() || last {
                 return;
             }
         }
@@ -92,7 +96,7 @@ where
 
 /// The reading end. Only an end that was sent is an end; a writer that vanished is an error.
 struct Pipe {
-    frames: mpsc::Receiver<Option<Result<Frame<Bytes>, Status>>>,
+    frames: mpsc::Receiver<Box<Piece>>,
     size: SizeHint,
     ended: bool,
 }
@@ -109,9 +113,10 @@ impl http_body::Body for Pipe {
             return Poll::Ready(None);
         }
         self.frames.poll_recv(cx).map(|received| {
-            let frame = received.unwrap_or_else(|| {
-                Some(Err(Status::aborted("the other side went away before the end")))
-            });
+            let frame = match received {
+                Some(frame) => *frame,
+                None => Some(Err(Status::aborted("the other side went away before the end"))),
+            };
             self.ended = !matches!(frame, Some(Ok(_)));
             frame
         })

@@ -13,6 +13,7 @@ use h3::{
 };
 use http::{Request, Response};
 use http_body_util::BodyExt;
+use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::time::{sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -27,6 +28,7 @@ pub(crate) async fn converse(
     router: Router,
     shutdown: CancellationToken,
 ) -> Result<(), ConnectionError> {
+    let room = Room::new(quic.clone(), limits::streams(&connection.peer));
     let (quic, latest) = Quic::server(quic);
     let mut builder = h3::server::builder();
     builder.max_field_section_size(limits::HEADERS.into());
@@ -35,6 +37,7 @@ pub(crate) async fn converse(
     let spawn = |resolver| {
         let stopped = latest.take().expect("a stream was accepted just now");
         calls.spawn(answer(resolver, stopped, connection.clone(), over.clone(), router.clone()));
+        room.has(calls.len());
     };
     tokio::select! {
         ended = accept(&mut http, &spawn) => return ended,
@@ -48,6 +51,29 @@ pub(crate) async fn converse(
         ended = accept(&mut http, &spawn) => ended,
         () = calls.wait() => Ok(()),
         () = sleep(limits::GRACE) => Ok(()),
+    }
+}
+
+/// For how many calls at once the connection has room.
+struct Room {
+    quic: quinn::Connection,
+    now: AtomicU32,
+    most: u32,
+}
+
+impl Room {
+    fn new(quic: quinn::Connection, most: u32) -> Self {
+        Self { quic, now: AtomicU32::new(limits::FIRST_STREAMS), most }
+    }
+
+    /// Makes more, before so many calls have used it up.
+    fn has(&self, calls: usize) {
+        let now = self.now.load(Ordering::Relaxed);
+        if now < self.most && calls >= now as usize / 2 {
+            let more = (now * 2).min(self.most);
+            self.quic.set_max_concurrent_bi_streams(more.into());
+            self.now.store(more, Ordering::Relaxed);
+        }
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) fn start(
     let anonymous = Peer::Anonymous;
     server
         .transport_config(limits::quic(
-            limits::streams(&anonymous),
+            limits::FIRST_STREAMS,
             limits::connection_window(&anonymous),
         ))
         .max_incoming(limits::UNACCEPTED)

@@ -91,7 +91,6 @@ async fn converse(
         quic.close(http3::NO_ERROR, b"the certificate names nobody");
         io::Error::other(error)
     })?;
-    quic.set_max_concurrent_bi_streams(limits::streams(&connection.peer).into());
     quic.set_receive_window(limits::connection_window(&connection.peer).into());
     let Shared { router, shutdown, .. } = shared;
     let (over, leave) = (standing.over(), shutdown.child_token());

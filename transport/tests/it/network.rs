@@ -267,3 +267,24 @@ async fn what_is_no_server_address_is_refused() {
         Channel::remote(text, "svc-test", tls(), Protocols::Http2).unwrap();
     }
 }
+
+/// The gateway has one open for each worker.
+#[tokio::test]
+async fn a_service_has_more_calls_open_at_once_than_any_worker() {
+    const CALLS: u64 = 1_500;
+    for protocols in [Protocols::Http2, Protocols::Http3] {
+        let house = House::open().await;
+        let channel = house.remote(&house.credentials, protocols);
+        let calls = (0..CALLS).map(|_| {
+            let mut client = client(&channel);
+            let request = AppendRequest { stream: "until told".into(), ..Default::default() };
+            async move { client.append(request).await }
+        });
+        let all_begun = async {
+            reaches(&house.seen.begun, CALLS).await;
+            house.seen.told.cancel();
+        };
+        let (answers, ()) = futures::future::join(join_all(calls), all_begun).await;
+        assert!(answers.iter().all(Result::is_ok), "{protocols:?}");
+    }
+}

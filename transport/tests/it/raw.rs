@@ -134,7 +134,7 @@ async fn told(house: &House, mut tls: ClientConfig) -> (HashMap<u16, u32>, u32) 
 #[tokio::test]
 async fn what_a_client_may_send_is_told_at_the_beginning() {
     let house = House::open().await;
-    let limits = [(256, 16 << 20), (1024, 128 << 20)];
+    let limits = [(256, 16 << 20), (65_536, 128 << 20)];
     for (tls, (streams, connection_window)) in peers(&house).into_iter().zip(limits) {
         let (settings, window) = soon(told(&house, tls.clone())).await;
         // MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_HEADER_LIST_SIZE.
@@ -144,16 +144,35 @@ async fn what_a_client_may_send_is_told_at_the_beginning() {
         let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
         let connecting = endpoint.connect_with(over_quic(tls), house.address, "svc-test").unwrap();
         let connection = soon(connecting).await.unwrap();
-        let mut calls = vec![];
-        // Who is known may open more as soon as it is known.
-        for _ in 0..streams {
-            calls.push(soon(connection.open_bi()).await.unwrap());
-        }
-        assert!(connection.open_bi().now_or_never().is_none(), "more than {streams}");
-        let open = || connection.open_uni().now_or_never();
-        let others: Vec<_> = std::iter::from_fn(open).collect();
-        assert_eq!(others.len(), 8);
+        let calls = || connection.open_bi().now_or_never();
+        assert_eq!(std::iter::from_fn(calls).count(), 32, "for a beginning");
+        let others = || connection.open_uni().now_or_never();
+        assert_eq!(std::iter::from_fn(others).count(), 8);
     }
+}
+
+#[tokio::test]
+async fn who_uses_the_room_for_calls_gets_more_of_it_up_to_a_bound() {
+    let house = House::open().await;
+    let [anonymous, _] = peers(&house);
+    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let connecting = endpoint.connect_with(over_quic(anonymous), house.address, "svc-test");
+    let connection = soon(connecting.unwrap()).await.unwrap();
+    let mut control = connection.open_uni().await.unwrap();
+    control.write_all(&[0, 4, 0]).await.unwrap();
+    let mut calls = vec![];
+    for _ in 0..256 {
+        let (mut send, receive) = soon(connection.open_bi()).await.unwrap();
+        // The beginning of a head whose end does not come.
+        send.write_all(&headers()[..5]).await.unwrap();
+        calls.push((send, receive));
+    }
+    assert!(connection.open_bi().now_or_never().is_none(), "more than 256");
+    // Those that end make room for others.
+    for (mut send, _) in calls.drain(..128) {
+        send.reset(0_u8.into()).unwrap();
+    }
+    soon(connection.open_bi()).await.unwrap();
 }
 
 /// A request that came before the end of the handshake could be a repetition of somebody's.
