@@ -209,14 +209,15 @@ impl Attachment {
         } else {
             self.begin_run(&lease, &run, &spec).await?
         };
-        let environment = match &order {
-            Ok(_) => self.environment().await?,
-            Err(_) => Ok(vec![]),
-        };
-        match order.and_then(|order| Ok(PipelineRun { environment: environment?, ..order })) {
-            Ok(order) => Ok(Some(order)),
+        let order = match order {
+            Ok(order) => order,
             // Nobody else can do it either.
-            Err(reason) => self.end(lease, ReportedState::Failed, reason).await.map(|()| None),
+            Err(why) => return self.end(lease, ReportedState::Failed, why).await.map(|()| None),
+        };
+        match self.environment().await? {
+            Ok(environment) => Ok(Some(PipelineRun { environment, ..order })),
+            // Another worker has other variables.
+            Err(why) => self.end(lease, ReportedState::GivenBack, why).await.map(|()| None),
         }
     }
 

@@ -28,8 +28,9 @@ pub fn keep(
     watchlist: Watchlist,
 ) -> watch::Receiver<bool> {
     let (sender, known) = watch::channel(false);
-    background.spawn(follow(renewal.registry.clone(), renewal.live.clone(), watchlist, sender));
-    background.spawn(renewal.keep_fresh());
+    let (registry, live) = (renewal.registry.clone(), renewal.live.clone());
+    background.spawn(follow(registry, live, watchlist, sender));
+    background.spawn(renewal.keep_fresh(known.clone()));
     known
 }
 
@@ -102,12 +103,19 @@ pub struct Renewal {
 }
 
 impl Renewal {
-    /// Renews at half of the certificate's life, for ever. The key stays, since more is derived from it.
-    async fn keep_fresh(mut self) {
+    /// Renews at half of the certificate's life, and at once when another CA signs, for ever: whoever is shown
+    /// a certificate of the old CA must still believe that. The key stays, since more is derived from it.
+    /// `told` changes with each word of svc-registry.
+    async fn keep_fresh(mut self, mut told: watch::Receiver<bool>) {
+        // The CA for whose sake it was renewed last: once is enough.
+        let mut renewed_for = String::new();
         loop {
-            self.is_due().await;
+            self.is_due(&renewed_for, &mut told).await;
             match self.renew().await {
-                Ok(()) => tracing::info!("the certificate of this service is renewed"),
+                Ok(()) => {
+                    renewed_for = self.live.credentials().ca;
+                    tracing::info!("the certificate of this service is renewed");
+                }
                 Err(error) => {
                     tracing::warn!("cannot renew the certificate of this service: {error:#}");
                     sleep(self.pause()).await;
@@ -116,14 +124,20 @@ impl Renewal {
         }
     }
 
-    async fn is_due(&self) {
+    async fn is_due(&self, renewed_for: &str, told: &mut watch::Receiver<bool>) {
         let jitter: [u8; 1] = identity::random();
-        while let Ok(validity) = self.live.credentials().validity() {
+        loop {
+            let credentials = self.live.credentials();
+            let Ok(validity) = credentials.validity() else { return };
             let left = validity.renew_at(jitter[0]).since(now());
-            if left.is_zero() {
+            let of_old_ca = credentials.ca != renewed_for && !credentials.is_of_newest_ca();
+            if left.is_zero() || of_old_ca {
                 return;
             }
-            sleep(left.min(LOOK)).await;
+            tokio::select! {
+                () = sleep(left.min(LOOK)) => {}
+                Ok(()) = told.changed() => {}
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
-    time::{Duration, SystemTime},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use ids::{Digest, Timestamp, WorkerId};
@@ -31,12 +31,11 @@ use crate::{
 
 /// The CA. Its key never leaves this type.
 #[derive(Clone)]
-pub struct Authority(Arc<Inner>);
-
-struct Inner {
+pub struct Authority {
     dir: PathBuf,
-    /// Replaced as a whole when the CA rolls over.
-    ca: RwLock<Arc<Ca>>,
+    /// Replaced as a whole when the CA rolls over; all clones have the same.
+    ca: Arc<RwLock<Arc<Ca>>>,
+    clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
 }
 
 /// Clocks of others may be behind by this much.
@@ -45,25 +44,36 @@ pub(crate) const CLOCK_SKEW: Duration = Duration::from_hours(2);
 impl Authority {
     /// Opens the CA in `dir` (keys with mode 0600), or makes one.
     pub fn open_or_create(dir: &Path) -> Result<Self, IdentityError> {
-        let ca = RwLock::new(Arc::new(Ca::open_or_create(dir)?));
-        Ok(Self(Arc::new(Inner { dir: dir.into(), ca })))
+        let clock = Arc::new(machine_clock);
+        let ca = Arc::new(RwLock::new(Arc::new(Ca::open_or_create(dir, moment(clock()))?)));
+        Ok(Self { dir: dir.into(), ca, clock })
+    }
+
+    /// Dates certificates by this clock, instead of the machine's.
+    #[must_use]
+    pub fn dated_by(self, clock: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self { clock: Arc::new(clock), ..self }
+    }
+
+    fn now(&self) -> OffsetDateTime {
+        moment((self.clock)())
     }
 
     /// A new root and intermediate sign from now on. For the overlap, whoever trusts the old root
     /// alone believes the new certificates, and the old certificates are still believed.
     pub fn roll_over(&self, overlap: Duration) -> Result<(), IdentityError> {
-        let next = Arc::new(self.ca().succeed(&self.0.dir, overlap)?);
-        *self.0.ca.write().unwrap_or_else(PoisonError::into_inner) = next;
+        let next = Arc::new(self.ca().succeed(&self.dir, overlap, self.now())?);
+        *self.ca.write().unwrap_or_else(PoisonError::into_inner) = next;
         Ok(())
     }
 
     fn ca(&self) -> Arc<Ca> {
-        Arc::clone(&self.0.ca.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.ca.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The certificates of the CA's roots, PEM, the newest first.
     pub fn ca_pem(&self) -> String {
-        self.ca().roots()
+        self.ca().roots(self.now())
     }
 
     /// The sha256 of the current root's certificate, which join tokens carry.
@@ -200,7 +210,8 @@ impl Authority {
         usages: Vec<ExtendedKeyUsagePurpose>,
         valid: time::Duration,
     ) -> Result<Signed, IdentityError> {
-        let mut params = params(subject, valid)?;
+        let now = self.now();
+        let mut params = params(subject, valid, now)?;
         params.is_ca = IsCa::ExplicitNoCa;
         params.subject_alt_names = names;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -211,8 +222,8 @@ impl Authority {
         let ca = self.ca();
         let certificate = params.signed_by(key, &ca.issuer).map_err(IdentityError::Issue)?;
         Ok(Signed {
-            certificate: certificate.pem() + &ca.links(),
-            ca: ca.roots(),
+            certificate: certificate.pem() + &ca.links(now),
+            ca: ca.roots(now),
             serial: hex(&serial.to_bytes()),
             expires_at,
         })
@@ -242,13 +253,13 @@ pub(crate) fn new_serial() -> SerialNumber {
 pub(crate) fn params(
     subject: &str,
     valid: time::Duration,
+    now: OffsetDateTime,
 ) -> Result<CertificateParams, IdentityError> {
     let mut params = CertificateParams::default();
     params.serial_number = Some(new_serial());
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, "Gaia");
     params.distinguished_name.push(DnType::CommonName, subject);
-    let now = now();
     params.not_before = now - CLOCK_SKEW;
     params.not_after = now.checked_add(valid).ok_or(IdentityError::TooLong)?;
     Ok(params)
@@ -278,10 +289,14 @@ fn ia5(what: &'static str, text: &str) -> Result<Ia5String, IdentityError> {
     })
 }
 
-pub(crate) fn now() -> OffsetDateTime {
+fn machine_clock() -> Timestamp {
     #[expect(clippy::disallowed_methods, reason = "certificates are dated by the wall clock")]
     let now = SystemTime::now();
-    now.into()
+    Timestamp::default() + now.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn moment(at: Timestamp) -> OffsetDateTime {
+    OffsetDateTime::UNIX_EPOCH + Duration::from_millis(at.0)
 }
 
 impl fmt::Debug for Authority {

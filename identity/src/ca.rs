@@ -28,7 +28,7 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
 
 use crate::{
     IdentityError,
-    authority::{now, params, signed},
+    authority::{params, signed},
     credentials::certificates,
     files::{read_private, write_private},
     peer::hex,
@@ -54,36 +54,41 @@ struct Link {
 }
 
 impl Ca {
-    pub(crate) fn open_or_create(dir: &Path) -> Result<Self, IdentityError> {
+    pub(crate) fn open_or_create(dir: &Path, now: OffsetDateTime) -> Result<Self, IdentityError> {
         let ca = match newest(dir)? {
             0 => match Self::open_first_version(dir)? {
                 Some(ca) => return Ok(ca),
-                None => Self::create(dir, None, Duration::ZERO)?,
+                None => Self::create(dir, None, Duration::ZERO, now)?,
             },
             generation => Self::open(dir, generation)?,
         };
-        ca.publish(dir)?;
+        ca.publish(dir, now)?;
         Ok(ca)
     }
 
     /// A new root and intermediate. What the old ones signed is believed for the overlap.
-    pub(crate) fn succeed(&self, dir: &Path, overlap: Duration) -> Result<Self, IdentityError> {
+    pub(crate) fn succeed(
+        &self,
+        dir: &Path,
+        overlap: Duration,
+        now: OffsetDateTime,
+    ) -> Result<Self, IdentityError> {
         if self.generation == 0 {
             return Err(IdentityError::OldCa { path: dir.into() });
         }
-        let ca = Self::create(dir, Some(self), overlap)?;
-        ca.publish(dir)?;
+        let ca = Self::create(dir, Some(self), overlap, now)?;
+        ca.publish(dir, now)?;
         Ok(ca)
     }
 
     /// The intermediate and who vouches for it now, PEM.
-    pub(crate) fn links(&self) -> String {
-        valid(&self.links)
+    pub(crate) fn links(&self, now: OffsetDateTime) -> String {
+        valid(&self.links, now)
     }
 
     /// The roots to trust now, PEM.
-    pub(crate) fn roots(&self) -> String {
-        valid(&self.roots)
+    pub(crate) fn roots(&self, now: OffsetDateTime) -> String {
+        valid(&self.roots, now)
     }
 
     /// The current root.
@@ -91,8 +96,8 @@ impl Ca {
         &self.roots[0].pem
     }
 
-    fn publish(&self, dir: &Path) -> Result<(), IdentityError> {
-        let (path, roots) = (dir.join("ca.pem"), self.roots());
+    fn publish(&self, dir: &Path, now: OffsetDateTime) -> Result<(), IdentityError> {
+        let (path, roots) = (dir.join("ca.pem"), self.roots(now));
         if read_private(&path)?.is_none_or(|known| known != roots.as_bytes()) {
             write_private(&path, roots.as_bytes())?;
         }
@@ -150,17 +155,22 @@ impl Ca {
     }
 
     /// Makes the next generation aside and puts it in place whole: a crash leaves it out whole.
-    fn create(dir: &Path, before: Option<&Self>, overlap: Duration) -> Result<Self, IdentityError> {
+    fn create(
+        dir: &Path,
+        before: Option<&Self>,
+        overlap: Duration,
+        now: OffsetDateTime,
+    ) -> Result<Self, IdentityError> {
         let generation = before.map_or(0, |before| before.generation) + 1;
-        let (root, root_key) = root().map_err(IdentityError::Issue)?;
-        let (intermediate, intermediate_key) = intermediate()?;
+        let (root, root_key) = root(now).map_err(IdentityError::Issue)?;
+        let (intermediate, intermediate_key) = intermediate(now)?;
         let own = issuer(&root, &root_key)?;
         let mut chain = sign(intermediate.clone(), &intermediate_key, &own)?;
         if !overlap.is_zero() {
-            for voucher in before.map_or(Ok(vec![]), |before| before.vouchers(dir))? {
+            for voucher in before.map_or(Ok(vec![]), |before| before.vouchers(dir, now))? {
                 let Voucher { issuer, until } = voucher;
                 let mut vouched = intermediate.clone();
-                let end = now().checked_add(signed(overlap)?).ok_or(IdentityError::TooLong)?;
+                let end = now.checked_add(signed(overlap)?).ok_or(IdentityError::TooLong)?;
                 vouched.not_after = end.min(until);
                 chain += &sign(vouched, &intermediate_key, &issuer)?;
             }
@@ -178,13 +188,13 @@ impl Ca {
     }
 
     /// The roots that are trusted now, with their keys.
-    fn vouchers(&self, dir: &Path) -> Result<Vec<Voucher>, IdentityError> {
+    fn vouchers(&self, dir: &Path, now: OffsetDateTime) -> Result<Vec<Voucher>, IdentityError> {
         let mut vouchers = Vec::new();
         for generation in (1..=self.generation).rev() {
             let path = place(dir, generation).join("root.pem");
             let Some(pem) = read(&path)? else { continue };
             let trusted = self.roots.iter().find(|root| root.pem.trim() == pem.trim());
-            let Some(root) = trusted.filter(|root| root.until > now()) else { continue };
+            let Some(root) = trusted.filter(|root| root.until > now) else { continue };
             let path = place(dir, generation).join("root.key");
             match read_private(&path)? {
                 Some(key) => vouchers.push(Voucher {
@@ -224,23 +234,23 @@ fn newest(dir: &Path) -> Result<u32, IdentityError> {
     Ok(newest)
 }
 
-fn root() -> Result<(String, String), rcgen::Error> {
+fn root(now: OffsetDateTime) -> Result<(String, String), rcgen::Error> {
     // Two CAs must not share a name, else a verifier that knows both may try the wrong one.
-    let params = of_a_ca(&format!("Gaia CA {}", hex(&random::<4>())), 1);
+    let params = of_a_ca(&format!("Gaia CA {}", hex(&random::<4>())), 1, now);
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
 }
 
-fn intermediate() -> Result<(CertificateParams, KeyPair), IdentityError> {
-    let mut params = of_a_ca(&format!("Gaia issuer {}", hex(&random::<4>())), 0);
+fn intermediate(now: OffsetDateTime) -> Result<(CertificateParams, KeyPair), IdentityError> {
+    let mut params = of_a_ca(&format!("Gaia issuer {}", hex(&random::<4>())), 0, now);
     params.use_authority_key_identifier_extension = true;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(IdentityError::Issue)?;
     Ok((params, key))
 }
 
 /// `below`: how many CAs may stand between it and a certificate.
-fn of_a_ca(name: &str, below: u8) -> CertificateParams {
-    let mut params = params(name, VALID).expect("the CA's validity is a constant");
+fn of_a_ca(name: &str, below: u8, now: OffsetDateTime) -> CertificateParams {
+    let mut params = params(name, VALID, now).expect("the CA's validity is a constant");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(below));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
@@ -260,8 +270,7 @@ fn issuer(certificate: &str, key: &str) -> Result<Issuer<'static, KeyPair>, Iden
     Issuer::from_ca_cert_pem(certificate, key).map_err(IdentityError::Ca)
 }
 
-fn valid(links: &[Link]) -> String {
-    let now = now();
+fn valid(links: &[Link], now: OffsetDateTime) -> String {
     links.iter().filter(|link| link.until > now).map(|link| link.pem.as_str()).collect()
 }
 

@@ -116,6 +116,18 @@ impl Credentials {
         validity_of(&self.first()?)
     }
 
+    /// Whether the first of the roots that it trusts, which is the newest, leads to the certificate.
+    pub fn is_of_newest_ca(&self) -> bool {
+        let name = |certificate: &[u8], of: fn(&X509Certificate<'_>) -> Vec<u8>| {
+            X509Certificate::from_der(certificate).ok().map(|(_, parsed)| of(&parsed))
+        };
+        let roots = certificates("CA certificate", &self.ca).unwrap_or_default();
+        let newest = roots.first().and_then(|root| name(root, |it| it.subject().as_raw().to_vec()));
+        let chain = self.chain().unwrap_or_default();
+        let mut issuers = chain.iter().map(|link| name(link, |it| it.issuer().as_raw().to_vec()));
+        newest.is_some() && issuers.any(|issuer| issuer == newest)
+    }
+
     /// The host names and addresses that a service's certificate holds beside those that all services
     /// have.
     pub fn host_names(&self) -> Result<Vec<String>, IdentityError> {

@@ -37,7 +37,7 @@ use std::{
 use eventlog::Fold;
 use ids::{Timestamp, WorkerId};
 
-pub use environment::{Scope, Value, Variable};
+pub use environment::{MOST_BYTES, Scope, Value, Variable};
 pub use event::Event;
 pub use labels::Source;
 pub use pause::{Pause, PauseKind};
@@ -160,6 +160,12 @@ pub enum Rejection {
     TooManyTags(usize),
     #[error("{0} variables are set there, and more are not allowed; remove one first")]
     TooManyVariables(usize),
+    #[error(
+        "the runs of worker {worker} would get {bytes} bytes of variables, its own and those of its tags; \
+         at most {most} are given to a run: remove some, or make them shorter",
+        most = environment::MOST_BYTES
+    )]
+    EnvironmentTooLarge { worker: WorkerId, bytes: usize },
     #[error("the end time passed {} s ago; name one that is still to come", .0.as_secs())]
     EndIsPast(Duration),
     #[error("the end time is {days} days away; at most {most} are allowed, or none for no end")]

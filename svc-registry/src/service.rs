@@ -74,6 +74,8 @@ pub async fn start(deps: Deps, config: Config) -> Result<Service, StartError> {
     let pauses = end_pauses(owner.clone(), presence.clone(), deps.clock.clone(), unused);
     let tasks = [tokio::spawn(presence_task.run()), tokio::spawn(pauses)];
     let task = tokio::spawn(run(owner_task, tasks));
+    let clock = deps.clock.clone();
+    let authority = deps.authority.dated_by(move || clock.now());
     let api = Api {
         owner,
         presence,
@@ -81,7 +83,7 @@ pub async fn start(deps: Deps, config: Config) -> Result<Service, StartError> {
         secrets,
         master_key: deps.master_key,
         clock: deps.clock,
-        authority: deps.authority,
+        authority,
         config,
         _used: used,
     };

@@ -7,6 +7,7 @@ use eventlog::Clock;
 use gaia::command::trust::NewToken;
 use http::Method;
 use identity::{Credentials, Key};
+use ids::Timestamp;
 use proto::worker::{WorkerInstance, worker_client::WorkerClient};
 use serde_json::{Value, json};
 use tests::Cluster;
@@ -157,8 +158,8 @@ async fn an_agents_key_never_leaves_its_machine() -> Result<()> {
     Ok(())
 }
 
-/// A small part of target 7: certificates that live for ten seconds, and two roll-overs of the CA, under
-/// calls and runs that do not stop.
+/// Certificates that live for ten seconds, and two roll-overs of the CA, under calls and runs that do not
+/// stop: for some renewals of each, or for `GAIA_ROTATION` seconds.
 #[tokio::test]
 async fn short_certificates_and_two_roll_overs_fail_no_call() -> Result<()> {
     let short = ["--worker-certificate", "10s", "--server-certificate", "10s"];
@@ -173,9 +174,11 @@ async fn short_certificates_and_two_roll_overs_fail_no_call() -> Result<()> {
     let long = cluster.start_run(&pipeline, arguments).await?;
     cluster.run_that(&long.uniqueid, "runs", |run| run.status == "running").await?;
 
-    let ca = cluster.ca()?;
-    let begun = Instant::now();
+    let first_ca = cluster.ca()?;
+    let seconds = std::env::var("GAIA_ROTATION").map_or(Ok(0), |seconds| seconds.parse())?;
+    let (begun, length) = (Instant::now(), Duration::from_secs(seconds));
     let (mut calls, mut runs, mut rolled) = (0_u32, 0_u32, 0_u32);
+    let mut old_ca_until = Timestamp::default();
     let renewals = loop {
         let run = cluster.start_run(&pipeline, json!({})).await?;
         let ended = cluster.ended(&run.uniqueid).await?;
@@ -185,27 +188,36 @@ async fn short_certificates_and_two_roll_overs_fail_no_call() -> Result<()> {
             "{}",
             ended.reason
         );
-        // A client that comes anew, with the CA that it was given at the beginning.
+        // A client that comes anew, with the CA that it was given at the beginning, until that is over.
+        let ca = if rolled < 2 { first_ca.clone() } else { cluster.ca()? };
         let fresh = cluster.fresh_client(&ca).await?;
         let listed: Vec<Value> = fresh.get("/api/v1/certificate").await?;
         (calls, runs) = (calls + 1, runs + 1);
         let issued = renewals(&fresh).await?;
-        // A roll-over after each two renewals of each worker and of the server.
-        if rolled < 2 && issued >= 6 * (rolled as usize + 1) {
-            let body = json!({ "note": "a story" });
-            cluster.client.call(Method::POST, "/api/v1/ca/rotate", Some(&body)).await?;
+        // A roll-over after each two renewals of each worker and of the server; the last one as quick as may
+        // be.
+        let is_time = begun.elapsed() >= length * (rolled + 1) / 3;
+        if rolled < 2 && is_time && issued >= 6 * (rolled as usize + 1) {
+            let overlap = if rolled == 0 { 0 } else { 12_000 };
+            let body = json!({ "overlap": overlap, "note": "a story" });
+            let answer: Value = fresh.post("/api/v1/ca/rotate", &body).await?;
+            old_ca_until = Timestamp(answer["overlap_until"].as_u64().context("a time")?);
             rolled += 1;
         }
-        if rolled == 2 && issued >= 24 {
+        let is_old_ca_over = rolled == 2 && old_ca_until < Clock::system().now();
+        if is_old_ca_over && issued >= 24 && begun.elapsed() >= length {
             assert!(!listed.is_empty());
             break issued;
         }
     };
+    let stranger = cluster.fresh_client(&first_ca).await;
+    assert!(stranger.is_err(), "the first CA is believed no more");
     println!(
         "figure: {renewals} renewals, {rolled} roll-overs, {calls} new clients, {runs} runs in {} s: \
          none failed",
         begun.elapsed().as_secs()
     );
+    cluster.reconnect(Protocols::PreferHttp3).await?;
     std::fs::write(&gate, "")?;
     let long = cluster.ended(&long.uniqueid).await?;
     assert_eq!((long.status.as_str(), long.attempts.len()), ("success", 1), "{}", long.reason);

@@ -213,7 +213,8 @@ pub async fn revoke(args: RevokeArgs, client: &Client, output: Output) -> Result
 
 #[derive(Args, Debug)]
 pub struct RotateArgs {
-    /// How long the old CA is still believed [default: as long as the longest certificate lives]
+    /// How long the old CA is still believed, at least as long as the certificates of workers live; who is away for
+    /// longer must join again [default: as long as the longest certificate lives]
     #[arg(long, value_name = "TIME")]
     overlap: Option<Span>,
     /// Believe the old CA no more from now on: every worker must join again, every client needs the

@@ -350,6 +350,9 @@ async fn no_rpc_is_entered_by_who_shows_a_bad_certificate() {
                 let shown = format!("{what}, {protocols:?}: {path}: {refused}");
                 assert_eq!(refused.code(), Code::Unauthenticated, "{shown}");
                 assert!(refused.message().contains("refused our certificate"), "{shown}");
+                // By this word an agent knows that another certificate helps.
+                let is_dated = ["expired", "not yet valid"].contains(what);
+                assert_eq!(refused.message().contains("CertificateExpired"), is_dated, "{shown}");
             }
             let all = Rpc::ALL.len() as u64;
             // The client may know before the server has counted.

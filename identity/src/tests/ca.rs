@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use ids::Timestamp;
+
 use super::*;
 
 fn files(dir: &Path) -> Vec<String> {
@@ -104,6 +106,29 @@ fn during_two_roll_overs_everybody_believes_everybody() {
     assert_eq!(again.ca_pem(), authority.ca_pem());
     assert_eq!(fs::read_to_string(dir.path().join("ca.pem")).unwrap(), authority.ca_pem());
     assert_eq!(crate::credentials::certificates("CA", &again.ca_pem()).unwrap().len(), 3);
+}
+
+#[test]
+fn a_certificate_knows_whether_another_ca_signs_by_now() {
+    let (_dir, authority) = authority();
+    let old = authority.issue_service("svc-logs", &[], HOUR).unwrap().credentials;
+    assert!(old.is_of_newest_ca());
+    authority.roll_over(HOUR).unwrap();
+    let told = Credentials { ca: authority.ca_pem(), ..old };
+    assert!(!told.is_of_newest_ca());
+    let renewed = authority.issue_service("svc-logs", &[], HOUR).unwrap().credentials;
+    assert!(renewed.is_of_newest_ca());
+}
+
+#[test]
+fn certificates_are_dated_by_the_clock_that_is_given() {
+    let (_dir, authority) = authority();
+    let then = Timestamp(1_000_000_000_000);
+    let dated = authority.dated_by(move || then);
+    let issued = dated.issue_worker(WORKER, HOUR).unwrap();
+    assert_eq!(issued.expires_at, then + HOUR);
+    let validity = issued.credentials.validity().unwrap();
+    assert_eq!((validity.from, validity.until), (then, then + HOUR));
 }
 
 #[test]

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     State,
     domain::{
-        Command, Event,
+        Command, Event, Rejection,
         certificate::{self, Certificate, Command as CertificateCommand, Issue, Subject, Which},
     },
     limits::{self, InvalidField},
@@ -115,6 +115,11 @@ impl Api {
             (false, 0) => self.config.longest_valid(),
             (false, ms) => Duration::from_millis(ms),
         };
+        if !request.at_once {
+            let now = self.clock.now();
+            let look = move |state: &State| certificate::outlasts(state, overlap, now);
+            self.owner.read(look).await.map_err(stopped)?.map_err(Rejection::from)?;
+        }
         // Files are written and synced.
         let authority = self.authority.clone();
         let rolled = tokio::task::spawn_blocking(move || authority.roll_over(overlap)).await;

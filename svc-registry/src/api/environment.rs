@@ -7,12 +7,9 @@ use tonic::{Response, Status};
 
 use super::{Api, operator::note, stopped, worker_id};
 use crate::{
-    domain::{Command, Rejection, Scope, State, Value, Variable},
+    domain::{Command, MOST_BYTES, Rejection, Scope, State, Value, Variable},
     limits,
 };
-
-/// Bytes of an environment, names and values together: an order with it still fits into a message.
-const MOST: usize = 1 << 20;
 
 /// Where a variable is, its name, and what it is.
 type Found = (Scope, String, Variable);
@@ -82,9 +79,10 @@ impl Api {
         let variables =
             found.iter().map(|found| self.open(found)).collect::<Result<Vec<_>, _>>()?;
         let size: usize = variables.iter().map(|it| it.key.len() + it.value.len()).sum();
-        if size > MOST {
+        // Tags that it got since may have made it so.
+        if size > MOST_BYTES {
             return Err(Status::failed_precondition(format!(
-                "the environment of worker {worker} has {size} bytes; at most {MOST} are given to \
+                "the environment of worker {worker} has {size} bytes; at most {MOST_BYTES} are given to \
                  a run: remove variables of the worker or of its tags"
             )));
         }

@@ -12,7 +12,6 @@ impl From<Rejection> for Status {
             | Rejection::Certificate(
                 certificate::Refusal::TooLate | certificate::Refusal::Revoked,
             ) => Self::permission_denied(message),
-            Rejection::UnknownWorker(_) | Rejection::Certificate(_) => Self::not_found(message),
             Rejection::WorkerExists(_) | Rejection::NameTaken(_) => Self::already_exists(message),
             Rejection::Token(refusal) => match refusal {
                 token::Refusal::NoSuchToken(_) => Self::not_found(message),
@@ -22,10 +21,15 @@ impl From<Rejection> for Status {
             },
             Rejection::OwnTag { .. }
             | Rejection::TooManyTags(_)
-            | Rejection::TooManyVariables(_) => Self::failed_precondition(message),
-            Rejection::Contradiction(_) | Rejection::EndIsPast(_) | Rejection::EndIsFar { .. } => {
+            | Rejection::TooManyVariables(_)
+            | Rejection::EnvironmentTooLarge { .. } => Self::failed_precondition(message),
+            Rejection::Contradiction(_)
+            | Rejection::EndIsPast(_)
+            | Rejection::EndIsFar { .. }
+            | Rejection::Certificate(certificate::Refusal::ShortOverlap { .. }) => {
                 Self::invalid_argument(message)
             }
+            Rejection::UnknownWorker(_) | Rejection::Certificate(_) => Self::not_found(message),
         }
     }
 }

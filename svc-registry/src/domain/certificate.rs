@@ -62,6 +62,11 @@ pub enum Refusal {
     TooLate,
     #[error("this certificate is revoked")]
     Revoked,
+    #[error(
+        "the old CA must overlap for at least {seconds}s, for as long as workers have certificates of it \
+         (cut off before: {workers}); or roll over at once, and let them join again"
+    )]
+    ShortOverlap { workers: usize, seconds: u64 },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -197,6 +202,27 @@ pub(super) fn decide(state: &State, command: Command) -> Result<Vec<Any>, Reject
             Ok(vec![Event::CaRolledOver { fingerprint, overlap_until, note, at }.into()])
         }
     }
+}
+
+/// Whether nobody is cut off who shows a certificate of the old CA for as long as that is good: a worker may
+/// renew until then, and whoever was away may come back. Services renew at once, and are not asked about.
+pub fn outlasts(state: &State, overlap: Duration, at: Timestamp) -> Result<(), Refusal> {
+    let end = at + overlap;
+    let (mut workers, mut latest) = (BTreeSet::new(), end);
+    for (_, known) in state.certificates.iter().filter(|(_, known)| known.revoked.is_none()) {
+        if let Subject::Worker(worker) = known.subject
+            && known.expires_at > end
+            && registered(state, worker).is_ok()
+        {
+            workers.insert(worker);
+            latest = latest.max(known.expires_at);
+        }
+    }
+    if workers.is_empty() {
+        return Ok(());
+    }
+    let seconds = latest.since(at).as_millis().div_ceil(1_000) as u64;
+    Err(Refusal::ShortOverlap { workers: workers.len(), seconds })
 }
 
 /// Those that are meant and not revoked yet, also expired ones by which a worker could still renew.

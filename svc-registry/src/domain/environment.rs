@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 
 use ids::{Timestamp, WorkerId};
 
-use super::{Event, Rejection, State};
+use super::{Event, Rejection, State, Worker};
 
 /// Variables of one scope.
 const MOST: usize = 64;
+/// Bytes of what the runs of one worker get, names and values together: an order with it still fits into a
+/// message.
+pub const MOST_BYTES: usize = 1 << 20;
 
 /// Whose environment.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +33,16 @@ pub enum Value {
     Sealed(Vec<u8>),
 }
 
+impl Value {
+    /// Bytes, as it is kept.
+    fn len(&self) -> usize {
+        match self {
+            Self::Plain(text) => text.len(),
+            Self::Sealed(sealed) => sealed.len(),
+        }
+    }
+}
+
 /// By name.
 pub(super) type Variables = BTreeMap<String, Variable>;
 
@@ -50,6 +63,12 @@ pub(super) fn set_variable(
         }
         _ => {}
     }
+    let before = known.and_then(|variables| variables.get(&key)).map_or(0, |it| it.value.len());
+    if value.len() > before
+        && let Some((worker, bytes)) = overfilled(state, &scope, &key, &value)
+    {
+        return Err(Rejection::EnvironmentTooLarge { worker, bytes });
+    }
     Ok(vec![Event::VariableSet { scope, key, value, note, at }])
 }
 
@@ -63,6 +82,34 @@ pub(super) fn remove_variable(
     check_scope(state, &scope)?;
     let is_there = state.environments.get(&scope).is_some_and(|known| known.contains_key(&key));
     Ok(super::when(is_there, Event::VariableRemoved { scope, key, note, at }))
+}
+
+/// A worker whose runs would get too much.
+fn overfilled(state: &State, scope: &Scope, key: &str, value: &Value) -> Option<(WorkerId, usize)> {
+    let added = key.len() + value.len();
+    let bytes = |variables: &Variables| -> usize {
+        variables.iter().map(|(key, variable)| key.len() + variable.value.len()).sum()
+    };
+    // Most often all variables together are not too much, whoever gets them.
+    if added + state.environments.values().map(bytes).sum::<usize>() <= MOST_BYTES {
+        return None;
+    }
+    let mut getting = state.registered().filter(|(id, known)| gets(*id, known, scope, value));
+    getting.find_map(|(id, _)| {
+        let environment = state.environment(id).into_iter().filter(|(known, _)| *known != key);
+        let bytes: usize = environment.map(|(key, (_, known))| key.len() + known.value.len()).sum();
+        (added + bytes > MOST_BYTES).then_some((id, added + bytes))
+    })
+}
+
+/// What a worker says of itself opens no secret: those of a tag are for workers that operators, or their join
+/// tokens, gave the tag.
+fn gets(id: WorkerId, worker: &Worker, scope: &Scope, value: &Value) -> bool {
+    match (scope, value) {
+        (Scope::Worker(scope), _) => *scope == id,
+        (Scope::Tag(tag), Value::Plain(_)) => worker.offers(tag),
+        (Scope::Tag(tag), Value::Sealed(_)) => worker.offers(tag) && worker.was_given(tag),
+    }
 }
 
 fn check_scope(state: &State, scope: &Scope) -> Result<(), Rejection> {
@@ -81,20 +128,14 @@ impl State {
     }
 
     /// What the runs of a worker get: its own variables win over those of its tags, and of two tags
-    /// the first wins. What a worker says of itself opens no secret: those of a tag are for workers that
-    /// operators, or their join tokens, gave the tag.
+    /// the first wins.
     #[must_use]
     pub fn environment(&self, id: WorkerId) -> BTreeMap<&str, (&Scope, &Variable)> {
         let Some(worker) = self.worker(id) else { return BTreeMap::new() };
-        let applies = |scope: &Scope, variable: &Variable| match (scope, &variable.value) {
-            (Scope::Worker(worker), _) => *worker == id,
-            (Scope::Tag(tag), Value::Plain(_)) => worker.offers(tag),
-            (Scope::Tag(tag), Value::Sealed(_)) => worker.offers(tag) && worker.was_given(tag),
-        };
         let mut environment = BTreeMap::new();
         // Workers come before tags, and each scope leaves alone what is there.
         for (scope, key, variable) in
-            self.variables().filter(|(scope, _, variable)| applies(scope, variable))
+            self.variables().filter(|(scope, _, known)| gets(id, worker, scope, &known.value))
         {
             environment.entry(key).or_insert((scope, variable));
         }

@@ -401,6 +401,32 @@ fn variables_are_set_once_and_go_with_their_worker() {
 }
 
 #[test]
+fn no_worker_is_given_more_variables_than_an_order_has_room_for() {
+    let third = "x".repeat(MOST_BYTES / 3);
+    let given = [
+        registered(1),
+        registered(2),
+        tagged(1, &["cpp", "go"], &[]),
+        tagged(2, &["cpp"], &[]),
+        variable(of_tag("go"), "A", &third),
+        variable(of_worker(1), "B", &third),
+        variable(of_tag("java"), "C", &third),
+    ];
+    // Without what is of other tags, and without what is replaced.
+    check(&given, set(of_tag("go"), "A", "y"), Ok(vec![variable(of_tag("go"), "A", "y")]));
+    check(&given, set(of_worker(2), "D", &third), Ok(vec![variable(of_worker(2), "D", &third)]));
+    let refused = decide(&State::replay(&given), set(of_tag("cpp"), "D", &third)).unwrap_err();
+    let bytes = 3 * third.len() + 3;
+    assert_eq!(refused, Rejection::EnvironmentTooLarge { worker: worker(1), bytes });
+    assert!(refused.to_string().contains("remove some"), "{refused}");
+    // What became too much by a tag that was given since may still be made less.
+    let more = [variable(of_tag("cpp"), "D", &third), variable(of_tag("cpp"), "E", &third)];
+    let given = [&given[..], &more].concat();
+    let less = third[1..].to_owned();
+    check(&given, set(of_tag("cpp"), "E", &less), Ok(vec![variable(of_tag("cpp"), "E", &less)]));
+}
+
+#[test]
 fn a_deregistered_worker_is_as_good_as_unknown() {
     let unknown = || Err(Rejection::UnknownWorker(worker(1)));
     for given in [vec![], vec![registered(1), deregistered(1)]] {

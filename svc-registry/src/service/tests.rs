@@ -29,8 +29,9 @@ type Client = RegistryClient<Channel>;
 
 impl Machine {
     fn new() -> Self {
-        let start = Instant::now();
-        let clock = Clock::from_fn(move || Timestamp(1_000_000) + start.elapsed());
+        // Real dates, since the CA has one.
+        let (begun, start) = (Clock::system().now(), Instant::now());
+        let clock = Clock::from_fn(move || begun + start.elapsed());
         Self { dir: tempfile::tempdir().unwrap(), log: Log::in_memory(clock.clone()), clock }
     }
 

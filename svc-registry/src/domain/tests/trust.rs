@@ -295,3 +295,22 @@ fn the_newest_expired_certificate_is_kept_for_a_worker_that_comes_late() {
 }
 
 const GONE: Duration = Duration::from_secs(100);
+
+#[test]
+fn the_old_ca_is_believed_for_as_long_as_a_workers_certificate_lives() {
+    // `5a` came with the registration, and ends at 9,000.
+    let one = || Subject::Worker(worker(1));
+    let service = issued("6b", Subject::Service("svc-logs".into()), Timestamp(99_000));
+    let given = [registered(1), service, issued("7c", one(), Timestamp(12_000))];
+    let ask = |given: &[Event], end: u64| {
+        let overlap = Timestamp(end).since(LATER);
+        certificate::outlasts(&State::replay(given), overlap, LATER)
+    };
+    let short = |seconds| Err(certificate::Refusal::ShortOverlap { workers: 1, seconds });
+    assert_eq!(ask(&given, 11_999), short(10));
+    assert_eq!(ask(&given, 12_000), Ok(()));
+    // Not for one that nobody may show any more.
+    let rest = [&given[..], &[gone("7c")]].concat();
+    assert_eq!((ask(&rest, 8_000), ask(&rest, 9_000)), (short(7), Ok(())));
+    assert_eq!(ask(&[&given[..], &[deregistered(1)]].concat(), 3_000), Ok(()));
+}

@@ -309,6 +309,52 @@ async fn a_worker_that_was_away_renews_by_its_expired_certificate_and_its_key() 
     assert!(refused.message().contains("revoked"), "{refused}");
 }
 
+/// No handshake takes it either, and the alert is the same.
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_is_not_valid_yet_is_renewed_when_the_clock_was_put_back() {
+    let machine = Machine::new();
+    let (mut client, _task) = machine.start().await;
+    let text = token(&mut client, wire::CreateJoinTokenRequest::default()).await;
+    let key = Key::generate().unwrap();
+    let joined = join(&mut client, &text, &key).await.unwrap();
+    let clock = machine.clock.clone();
+    let put_back = Clock::from_fn(move || Timestamp(clock.now().0 - 5 * 86_400_000));
+    let machine = Machine { clock: put_back.clone(), ..machine };
+    let (mut client, _task) = machine.start().await;
+    let renewed = client.renew_worker_certificate(late_renewal(&key, &joined.certificate)).await;
+    let renewed = renewed.unwrap().into_inner();
+    assert_eq!(renewed.worker_id, joined.worker_id);
+    let credentials = key.certified(renewed.certificate, renewed.ca_certificates).unwrap();
+    let now = Timestamp(put_back.now().0 / 1_000 * 1_000);
+    assert_eq!(credentials.validity().unwrap().from, now);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_roll_over_that_would_cut_workers_off_is_refused_before_anything_is_done() {
+    let machine = Machine::new();
+    let (mut client, _task) = machine.start().await;
+    let text = token(&mut client, wire::CreateJoinTokenRequest::default()).await;
+    let joined = join(&mut client, &text, &Key::generate().unwrap()).await.unwrap();
+    advance(Duration::from_hours(1)).await;
+    let roll = |hours: u64, at_once| wire::RollOverCaRequest {
+        overlap_ms: hours * 3_600_000,
+        at_once,
+        ..Default::default()
+    };
+    let refused = client.roll_over_ca(roll(22, false)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+    assert!(refused.message().contains("at least 82800s"));
+    let authority = Authority::open_or_create(&machine.dir.path().join("ca")).unwrap();
+    assert_eq!(authority.ca_pem(), joined.ca_certificates, "nothing was begun");
+
+    client.roll_over_ca(roll(23, false)).await.unwrap();
+    client.roll_over_ca(roll(0, false)).await.unwrap();
+    client.roll_over_ca(roll(0, true)).await.unwrap();
+    // Nobody is left who could be cut off.
+    client.deregister_worker(change(&joined.worker_id)).await.unwrap();
+    client.roll_over_ca(roll(1, false)).await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_service_renews_for_itself_alone_and_under_no_name_of_another() {
     let machine = Machine::new();
