@@ -30,7 +30,8 @@ pub(crate) struct Incoming {
 impl Incoming {
     pub(crate) fn new(store: Arc<Store>, most_bytes: u64, now: Timestamp) -> Self {
         let by = store.begin(now);
-        let leftovers = Leftovers { store, by, stored: Arc::default(), crew: Crew::default() };
+        let leftovers =
+            Leftovers { store, by, stored: Arc::default(), crew: Crew::default(), kept: false };
         let (hash, cutter) = (Sha256::new(), Cutter::default());
         Self { leftovers, most_bytes, hash, size: 0, cutter, chunks: vec![] }
     }
@@ -50,7 +51,7 @@ impl Incoming {
     async fn store(&mut self, bytes: Bytes) -> Result<(), BlobError> {
         let chunk = Chunk::of(&bytes);
         self.chunks.push(chunk);
-        let Leftovers { store, by, stored, crew } = &mut self.leftovers;
+        let Leftovers { store, by, stored, crew, .. } = &mut self.leftovers;
         let (store, by, stored) = (Arc::clone(store), *by, Arc::clone(stored));
         let work = async move {
             let key = (Kind::Chunk, chunk.digest);
@@ -73,7 +74,7 @@ impl Incoming {
         if found != expected {
             return Err(BlobError::WrongDigest { found, expected });
         }
-        let Leftovers { store, by, stored, .. } = &self.leftovers;
+        let Leftovers { store, by, .. } = &self.leftovers;
         let manifest: Manifest = self.chunks.into_iter().collect();
         // One that was there at its time may have been found damaged since.
         if !count_on(store, &manifest, *by).await {
@@ -81,7 +82,7 @@ impl Incoming {
             return Err(BlobError::Damaged { digest: expected, what });
         }
         store.replace((Kind::Manifest, expected), manifest.encode(), *by).await?;
-        stored.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.leftovers.kept = true;
         Ok(self.size)
     }
 }
@@ -102,10 +103,16 @@ struct Leftovers {
     by: Use,
     stored: Arc<Mutex<Vec<Key>>>,
     crew: Crew,
+    /// They are a blob now. What it counts on stays pinned: a collection that has begun does not know
+    /// the blob yet.
+    kept: bool,
 }
 
 impl Drop for Leftovers {
     fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
         let (store, by) = (Arc::clone(&self.store), self.by);
         let (stored, mut crew) = (Arc::clone(&self.stored), std::mem::take(&mut self.crew));
         tokio::spawn(async move {

@@ -154,6 +154,21 @@ async fn a_blob_has_no_name_before_its_list_is_written() {
     assert!(house.store.size((Kind::Manifest, digest)).is_some());
 }
 
+/// A collection that listed and asked what is needed before the upload ended knows nothing of it.
+#[tokio::test]
+async fn what_a_blob_counts_on_stays_though_a_collection_had_begun() {
+    let house = house().await;
+    let blob = blob();
+    put(&house, &blob).await.unwrap();
+    let listed = house.store.list().await.unwrap();
+    put(&house, &blob).await.unwrap();
+    for _ in 0..100 {
+        // Whatever an upload does after its end is done.
+        tokio::task::yield_now().await;
+    }
+    assert!(house.store.remove(&listed, Timestamp(1)).await.unwrap().is_empty());
+}
+
 #[tokio::test]
 async fn a_disk_that_cannot_be_read_now_is_not_taken_for_damage() {
     let house = house().await;
