@@ -43,6 +43,13 @@ pub(crate) struct Leased(pub(crate) Run);
 #[derive(Debug)]
 pub(crate) struct Anyone(pub(crate) Caller);
 
+/// Bytes of a body at most, where it is less than what users may send.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MostBytes(pub(crate) usize);
+
+/// Of somebody who need not say who they are. Arguments of a start may have half of it.
+const STRANGERS_BODY: usize = 2 * limits::ARGUMENTS;
+
 /// Why the door stays shut: for the caller, and for the metrics.
 struct Shut {
     reason: &'static str,
@@ -57,6 +64,9 @@ pub(crate) async fn admit(
     let (mut parts, body) = request.into_parts();
     match check(&gate, route, &mut parts).await {
         Ok(()) => {
+            if route.needs() == Needs::Anyone {
+                parts.extensions.insert(MostBytes(STRANGERS_BODY));
+            }
             let ticket = Ticket::of(route, &parts);
             let response = next.run(Request::from_parts(parts, body)).await;
             match ticket.filter(|_| is_followed(&response)) {

@@ -133,6 +133,7 @@ impl Gate {
     ) -> Result<Option<Run>, Status> {
         let request = ListRunsRequest {
             pipeline_id: pipeline,
+            worker_id: worker.to_string(),
             with_builds: true,
             only_open: true,
             ..ListRunsRequest::default()

@@ -1,5 +1,7 @@
 //! Bounds on what comes in, so that nothing that is accepted is too big to be stored.
 
+use std::time::Duration;
+
 use crate::error::ApiError;
 
 /// Bytes of a name: of a pipeline, worker, user, branch, tag.
@@ -17,6 +19,9 @@ pub(crate) const NOTE: usize = 2_000;
 /// Bytes of one argument's value, and of all values of a start together.
 pub(crate) const ARGUMENT: usize = 16 << 10;
 pub(crate) const ARGUMENTS: usize = 64 << 10;
+
+/// How long a request's body may take to come, where it is read whole.
+pub(crate) const BODY: Duration = Duration::from_mins(1);
 /// Tags of a worker, a pipeline or a run.
 pub(crate) const TAGS: usize = 100;
 /// Jobs of a pipeline: each can be two events of one report.

@@ -44,11 +44,13 @@ use axum::{
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::{
-    door::{Anyone, User},
+    door::{Anyone, MostBytes, User},
     error::ApiError,
     gate::Gate,
+    limits,
 };
 
 pub(crate) fn run_json(run: proto::scheduler::v1::Run) -> Value {
@@ -151,8 +153,12 @@ impl FromRequest<Gate> for Payload {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, gate: &Gate) -> Result<Self, ApiError> {
-        let most = gate.config().max_body_bytes;
-        let body = Limited::new(request.into_body(), most).collect().await;
+        let MostBytes(most) =
+            request.extensions().get().copied().unwrap_or(MostBytes(gate.config().max_body_bytes));
+        let body = Limited::new(request.into_body(), most).collect();
+        let body = timeout(limits::BODY, body).await.map_err(|_| {
+            ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not come whole in time")
+        })?;
         let body = body.map_err(|error| {
             if error.is::<LengthLimitError>() {
                 ApiError::new(

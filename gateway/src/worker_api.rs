@@ -6,8 +6,8 @@ use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use ids::WorkerId;
 use proto::{
     Rpc,
-    artifacts::v1::GetArtifactRequest,
-    common::v1::Lease,
+    artifacts::v1::{GetArtifactRequest, StatArtifactRequest},
+    common::v1::{Build, Lease},
     logs::v1::ReplaceLogRequest,
     pipelines::v1::GetPipelineRequest,
     registry::v1::ChangeWorkerRequest,
@@ -89,6 +89,24 @@ impl WorkerApi {
         )))
     }
 
+    /// The binary of a build came before its end is told; else all runs of it would fail.
+    async fn check_stored(&self, build: &Build) -> Result<(), Status> {
+        let request = StatArtifactRequest { digest: build.digest.clone() };
+        match self.gate.artifacts().stat_artifact(request).await {
+            Ok(stored) if stored.get_ref().size == build.size => return Ok(()),
+            Err(fault) if !matches!(fault.code(), Code::NotFound | Code::DataLoss) => {
+                return Err(transient(fault));
+            }
+            _ => {}
+        }
+        authz::count_rejection("gateway", "build_without_binary");
+        Err(Status::invalid_argument(format!(
+            "no binary of {} bytes with the digest of the build is stored: upload it before the \
+             build's end is reported",
+            build.size
+        )))
+    }
+
     async fn replace_log(
         &self,
         attempt: Lease,
@@ -148,6 +166,9 @@ impl Worker for WorkerApi {
         let lease = reports::lease(&run);
         let report = reports::report(run)
             .inspect_err(|_| authz::count_rejection("gateway", "invalid_report"))?;
+        if let Some(build) = &report.build {
+            self.check_stored(build).await?;
+        }
         let request = ReportRunRequest {
             worker_id: worker.id.to_string(),
             lease: Some(lease),

@@ -44,7 +44,8 @@ pub(crate) async fn read(
         0 => Body::empty(),
         length => {
             let request = GetArtifactRequest { digest: artifact.digest.clone(), offset, length };
-            let pieces = gate.artifacts().get_artifact(request).await?.into_inner();
+            let pieces =
+                gate.artifacts().get_artifact(request).await.map_err(not_given)?.into_inner();
             Body::from_stream(pieces.map_ok(|piece| piece.data))
         }
     };
@@ -96,6 +97,17 @@ pub(crate) async fn write(
     Ok(created(digest, &stored.map_err(not_taken)?.into_inner()))
 }
 
+/// What is damaged stays so: to ask again would not help.
+pub(super) fn not_given(refusal: Status) -> ApiError {
+    match refusal.code() {
+        Code::DataLoss => ApiError::new(
+            StatusCode::GONE,
+            format!("{}: build the pipeline again", refusal.message()),
+        ),
+        _ => refusal.into(),
+    }
+}
+
 /// What is too large is never taken; what finds no room may be later.
 pub(super) fn not_taken(refusal: Status) -> ApiError {
     match refusal.code() {
@@ -141,7 +153,7 @@ async fn readable(gate: &Gate, run: &Run, params: &Params) -> Result<Artifact, A
             StatusCode::NOT_FOUND,
             format!("binary {digest} is not stored: build the pipeline again"),
         )),
-        Err(fault) => Err(fault.into()),
+        Err(fault) => Err(not_given(fault)),
     }
 }
 

@@ -28,7 +28,7 @@ use serde_json::json;
 use tokio::sync::oneshot;
 use tonic::Status;
 
-use super::artifacts::{created, may_read, not_taken, writable};
+use super::artifacts::{created, may_read, not_given, not_taken, writable};
 use crate::{
     door::Leased,
     error::ApiError,
@@ -46,7 +46,8 @@ pub(crate) async fn read_manifest(
     params: Params,
 ) -> Result<Response, ApiError> {
     let digest = bytes(may_read(&run, &params)?);
-    let answer = gate.artifacts().get_manifest(GetManifestRequest { digest }).await?;
+    let answer = gate.artifacts().get_manifest(GetManifestRequest { digest }).await;
+    let answer = answer.map_err(not_given)?;
     let kind = [(header::CONTENT_TYPE, "application/octet-stream")];
     Ok((kind, answer.into_inner().manifest).into_response())
 }
@@ -91,7 +92,8 @@ pub(crate) async fn read(
             "query `of`: name at most {MOST_RANGES} chunks or ranges of them, such as `0-5,9`"
         ))
     })?;
-    let chunks = gate.artifacts().get_chunks(GetChunksRequest { digest, ranges }).await?;
+    let chunks = gate.artifacts().get_chunks(GetChunksRequest { digest, ranges }).await;
+    let chunks = chunks.map_err(not_given)?;
     let frames = chunks.into_inner().flat_map(|chunk| stream::iter(framed(chunk)));
     let kind = [(header::CONTENT_TYPE, frames::MEDIA_TYPE)];
     Ok((kind, Body::from_stream(frames)).into_response())

@@ -5,10 +5,11 @@ use ids::Digest;
 use serde_json::json;
 
 use crate::{
-    agent::{Agent, job},
+    agent::{Agent, job, report},
     house::House,
 };
-use proto::worker::PipelineRun;
+use proto::worker::{BuildResult, PipelineRun};
+use tonic::Code;
 
 /// An agent with a run of a binary `0123456789`.
 async fn running(house: &House) -> (Agent, PipelineRun) {
@@ -159,4 +160,49 @@ async fn a_log_is_written_by_the_leases_holder_even_late() {
     let run = &order.unique_id;
     let log = house.admin.get(&format!("run/{run}/log?attempt=1")).await.expect(200).json();
     assert_eq!(log["log"], "one\ntwo\n");
+}
+
+#[tokio::test]
+async fn a_damaged_binary_is_gone_and_not_to_be_asked_for_again() {
+    let house = House::start().await;
+    let (agent, order) = running(&house).await;
+    agent.binary(&order).await.expect(200);
+    let digest = Digest::try_from(&order.sha_sum[..]).unwrap().to_string();
+    let kept = house.data.path().join("artifacts/manifests").join(&digest[..2]).join(&digest);
+    std::fs::write(kept, "").unwrap();
+    for path in [path(&order), format!("{}/manifest", path(&order))] {
+        let answer = agent.bulk(Method::GET, &path, &order, &[], "").await.expect(410);
+        assert!(answer.message().contains("build the pipeline again"), "{}", answer.message());
+    }
+}
+
+#[tokio::test]
+async fn a_build_without_its_binary_is_no_success() {
+    let house = House::start().await;
+    let mut agent = house.agent("ada").await;
+    let body = json!({ "name": "None", "type": "golang", "url": "https://example.org/it.git" });
+    house.admin.post("pipeline", body).await.expect(200);
+    let order = agent.order().await;
+    agent.report(&order, "running").await;
+    let path = format!("/artifacts/sha256/{}", Digest::of(b"binary"));
+    agent.bulk(Method::PUT, &path, &order, &[], "binary").await.expect(201);
+    let told = |binary: &[u8], size| {
+        let sha_sum = Digest::of(binary).as_bytes().to_vec();
+        let build = BuildResult { sha_sum, size, ..BuildResult::default() };
+        PipelineRun { build_result: Some(build), ..report(&order, "success") }
+    };
+    for (binary, size) in [(&b"another"[..], 7), (b"binary", 7)] {
+        let refusal = agent.try_report(told(binary, size)).await.unwrap_err();
+        assert_eq!(refusal.code(), Code::InvalidArgument, "{refusal}");
+        assert!(refusal.message().contains("upload it"), "{refusal}");
+    }
+    agent.try_report(told(b"binary", 6)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stranger_may_send_little() {
+    let house = House::start().await;
+    let long = json!({ "username": "admin", "password": "x".repeat(200 << 10) });
+    let refused = house.anonymous().post("login", long).await.expect(413);
+    assert!(refused.message().contains("131072 bytes"), "{}", refused.message());
 }
