@@ -45,6 +45,8 @@ pub(crate) enum Closed {
     Drained,
     /// The server believes this identity no more.
     Ended(Ended),
+    /// A fault of our own, which says nothing of the identity.
+    Failed(String),
 }
 
 #[derive(Debug)]
@@ -137,13 +139,20 @@ impl Desk {
                 None => (None, None),
             };
             tokio::select! {
-                Some(order) = orders.recv() => self.take(order),
+                Some((order, taken)) = orders.recv() => {
+                    self.take(order);
+                    // Refused only when the session is gone.
+                    let _gone = taken.send(());
+                }
                 Some(ended) = self.attempts.join_next_with_id() => {
                     self.forget(ended);
                 }
                 ended = &mut session => {
                     self.stop_all(&Why::Lost).await;
-                    return Closed::Ended(ended.unwrap_or(Ended::NotRegistered));
+                    match ended {
+                        Ok(ended) => return Closed::Ended(ended),
+                        Err(error) => return Closed::Failed(error.to_string()),
+                    }
                 }
                 () = drain.cancelled(), if closing.is_none() => {
                     tracing::info!(held = self.held.len(), "draining");

@@ -130,6 +130,9 @@ pub async fn run_until(
         let desk = Desk::new(workshop.clone(), primary);
         match desk.work(tags.clone(), &shutdown, &abort).await {
             Closed::Drained => return Ok(()),
+            Closed::Failed(error) => {
+                tracing::error!(error, "the connection to the server failed; opening it again");
+            }
             Closed::Ended(ended) => {
                 workshop.home.forget_identity()?;
                 let why = useless(ended, config);

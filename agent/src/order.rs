@@ -11,12 +11,19 @@ use proto::{
 use crate::mask::Secrets;
 
 /// The attempt that an order is for, and the proof that it was given to this worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Lease {
     pub(crate) run: RunId,
     /// From 1.
     pub(crate) attempt: u32,
     pub(crate) token: String,
+}
+
+/// Without the token.
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "attempt {} of run {}", self.attempt, self.run)
+    }
 }
 
 impl Lease {

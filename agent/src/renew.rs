@@ -62,7 +62,11 @@ async fn is_due(primary: &Primary) {
 /// Some tries fit into what is left.
 fn pause(primary: &Primary) -> Duration {
     let left = primary.credentials().validity().map(|validity| validity.until.since(now()));
-    (left.unwrap_or_default() / 20).clamp(SHORTEST_PAUSE, LOOK)
+    match left {
+        Ok(left) if !left.is_zero() => (left / 20).clamp(SHORTEST_PAUSE, LOOK),
+        // It is too late: nothing is gained by haste.
+        _ => LOOK,
+    }
 }
 
 /// `false`: the server cannot.

@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 
 use proto::worker::{HeldLease, PipelineRun, WorkerInstance};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::timeout,
 };
 use tonic::{Status, Streaming};
@@ -30,7 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What the session shares with the desk.
 #[derive(Debug)]
 pub(crate) struct Wires {
-    pub(crate) orders: mpsc::Sender<PipelineRun>,
+    /// Each is answered when it is among those that are held.
+    pub(crate) orders: mpsc::Sender<(PipelineRun, oneshot::Sender<()>)>,
     /// What the agent works on.
     pub(crate) held: watch::Receiver<Vec<HeldLease>>,
     pub(crate) draining: watch::Receiver<bool>,
@@ -108,8 +109,12 @@ async fn listen(
             message = stream.message() => match message {
                 Ok(Some(order)) => {
                     pauses.reset();
-                    // Refused only when the desk is gone, and this task with it.
-                    let _gone = wires.orders.send(order).await;
+                    // Until it is among those that are held: else the next session, which says what
+                    // is, would let the server believe that it was lost. It fails only when the desk
+                    // is gone, and this task with it.
+                    let (taken, known) = oneshot::channel();
+                    let _gone = wires.orders.send((order, taken)).await;
+                    let _gone = known.await;
                 }
                 Ok(None) => return Listened::Broken(Status::unavailable("the server ended it")),
                 Err(status) => return Listened::Broken(status),

@@ -144,7 +144,11 @@ impl Renewal {
     /// Some tries fit into what is left.
     fn pause(&self) -> Duration {
         let left = self.live.credentials().validity().map(|validity| validity.until.since(now()));
-        (left.unwrap_or_default() / 20).clamp(SHORTEST_PAUSE, LOOK)
+        match left {
+            Ok(left) if !left.is_zero() => (left / 20).clamp(SHORTEST_PAUSE, LOOK),
+            // It is too late: nothing is gained by haste.
+            _ => LOOK,
+        }
     }
 
     async fn renew(&mut self) -> Result<()> {
