@@ -39,24 +39,30 @@ pub fn elected(recorded: &Recorded) -> Result<Option<LeaderElected>, DecodeError
 
 /// Sends calls to whoever is elected, for ever.
 async fn follow(log: Log, live: Live, switch: Switch) {
+    // To heed one election twice would end all calls to its leader.
+    let mut known = None;
     loop {
-        if let Err(error) = try_follow(&log, &live, &switch).await {
+        if let Err(error) = try_follow(&log, &live, &switch, &mut known).await {
             tracing::debug!("the log does not say who leads: {error:#}");
         }
         sleep(PAUSE).await;
     }
 }
 
-async fn try_follow(log: &Log, live: &Live, switch: &Switch) -> Result<()> {
+async fn try_follow(
+    log: &Log,
+    live: &Live,
+    switch: &Switch,
+    known: &mut Option<u64>,
+) -> Result<()> {
     // Read first: what is appended meanwhile is seen twice rather than never.
     let end = log.next_position().await?;
-    let mut known = None;
     let last = log.read_stream_backward(ELECTIONS, None, 1);
     let mut elections = last.chain(log.subscribe(end, &[ELECTIONS]));
     while let Some(recorded) = elections.next().await.transpose()? {
         if known.is_none_or(|known| known < recorded.revision) {
-            known = Some(recorded.revision);
             heed(&recorded, live, switch)?;
+            *known = Some(recorded.revision);
         }
     }
     anyhow::bail!("the subscription ended")
