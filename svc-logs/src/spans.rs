@@ -159,8 +159,9 @@ fn record(file: &File, position: u64) -> io::Result<Option<(LogSpans, u64)>> {
             0 => break,
             count => filled += count,
         }
+        // After a power loss it may be any number.
         if let Ok(length) = prost::decode_length_delimiter(&bytes[..filled])
-            && filled >= length + prost::length_delimiter_len(length)
+            && filled >= length.saturating_add(prost::length_delimiter_len(length))
         {
             break;
         }

@@ -165,6 +165,8 @@ impl Remote {
                 self.reconsider(&mut state);
                 return Ok(live);
             }
+            // One that is over did not live to say so.
+            state.connecting.take_if(|connecting| connecting.peek().is_some());
             state.connecting.get_or_insert_with(|| self.clone().start()).clone()
         };
         attempt.await
