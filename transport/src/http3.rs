@@ -1,11 +1,13 @@
 //! HTTP/3: the only module that knows h3, which is young (0.0.x).
 //!
-//! `adapter` puts quinn beneath h3, `body` reads messages, `server` and `client` are the two ends.
+//! `adapter` puts quinn beneath h3, `body` reads messages, `server` and `client` are the two ends, `pulse` tells
+//! whether anything still comes.
 
 mod adapter;
 mod body;
 mod client;
 mod framing;
+mod pulse;
 mod server;
 
 pub(crate) use client::{Client, connect};

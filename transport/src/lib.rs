@@ -4,6 +4,7 @@ mod abort;
 mod access;
 mod call;
 mod channel;
+mod congestion;
 mod connection;
 mod deadline;
 mod http3;

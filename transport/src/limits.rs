@@ -3,6 +3,7 @@
 //! The libraries' defaults are not used silently: hyper has no limit on handshakes, quinn's
 //! connection window is unbounded. `docs/limits.md` lists them all; a test compares.
 
+use crate::congestion::Discerning;
 use identity::Peer;
 use std::{sync::Arc, time::Duration};
 
@@ -10,10 +11,12 @@ use std::{sync::Arc, time::Duration};
 pub(crate) const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// How often a quiet connection is tried, and how long an answer may take. A dead peer shows after
-/// about 15 s on either protocol; leases guard what needs to know sooner.
-pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// 13 to 15 s on either protocol; leases guard what needs to know sooner.
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(3);
 pub(crate) const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(10);
 pub(crate) const IDLE: Duration = Duration::from_secs(15);
+/// After so long without an answer over UDP, HTTP/2 is tried beside it: a handful of probes went unanswered.
+pub(crate) const SILENCE: Duration = Duration::from_secs(2);
 
 /// What running calls get once the server shuts down.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
@@ -92,6 +95,7 @@ pub(crate) fn quic(streams: u32, connection_window: u32) -> Arc<quinn::Transport
         .stream_receive_window(STREAM_WINDOW.into())
         .receive_window(connection_window.into())
         .send_window(SEND_WINDOW)
+        .congestion_controller_factory(Arc::new(Discerning))
         .datagram_receive_buffer_size(None);
     Arc::new(config)
 }
@@ -131,6 +135,7 @@ mod tests {
             ("`KEEP_ALIVE`", time(KEEP_ALIVE)),
             ("`KEEP_ALIVE_ANSWER`", time(KEEP_ALIVE_ANSWER)),
             ("`IDLE`", time(IDLE)),
+            ("`SILENCE`", time(SILENCE)),
             ("`GRACE`", time(GRACE)),
             ("`FAREWELL`", time(FAREWELL)),
             ("`HTTP3_HEAD_START`", time(HTTP3_HEAD_START)),

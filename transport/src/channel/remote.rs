@@ -185,6 +185,7 @@ impl Remote {
             let mut state = self.lock();
             state.connecting = None;
             if let Ok(live) = &connected {
+                self.watch(live);
                 state.live = Some(live.clone());
                 state.http3_again = (live.protocol() == Protocol::Http2)
                     .then(|| Instant::now() + limits::HTTP3_RETRY);
@@ -205,12 +206,42 @@ impl Remote {
             let this = self.clone();
             tokio::spawn(async move {
                 if let Ok(live) = this.http3().await {
+                    this.watch(&live);
                     let mut state = this.lock();
                     state.live = Some(live);
                     state.http3_again = None;
                 }
             });
         }
+    }
+
+    /// Where nothing comes over UDP any more but TCP passes, goes on over that, at once and not when QUIC has
+    /// given up. Calls on the old connection end; whoever made them goes on where they were.
+    fn watch(self: &Arc<Self>, live: &Live) {
+        let Live::Http3(client) = live else { return };
+        if self.protocols != Protocols::PreferHttp3 {
+            return;
+        }
+        let (mut pulse, this) = (client.pulse(), Arc::downgrade(self));
+        tokio::spawn(async move {
+            while pulse.stops().await {
+                let Some(this) = this.upgrade() else { return };
+                // A network that is away altogether is waited for.
+                let Ok(http2) = this.http2().await else { continue };
+                if pulse.is_back() {
+                    continue;
+                }
+                tracing::info!(server = %this.target.authority, "UDP passes no more: HTTP/2 takes over");
+                let mut state = this.lock();
+                let is_it = |live: &Live| matches!(live, Live::Http3(it) if it.is_of(&pulse));
+                if state.live.as_ref().is_some_and(is_it) {
+                    state.live = Some(http2);
+                    state.http3_again = Some(Instant::now() + limits::HTTP3_RETRY);
+                }
+                drop(state);
+                return pulse.end();
+            }
+        });
     }
 
     async fn connect(&self) -> Result<Live, Status> {

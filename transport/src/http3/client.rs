@@ -3,6 +3,7 @@
 use super::{
     adapter::{Opener, Quic, Receiving, Sending},
     body::{Received, strip},
+    pulse::Pulse,
     status,
 };
 use crate::{
@@ -69,6 +70,14 @@ pub(crate) async fn connect(
 impl Client {
     pub(crate) fn is_open(&self) -> bool {
         self.quic.close_reason().is_none() && !self.leaving.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn pulse(&self) -> Pulse {
+        Pulse::new(self.quic.clone())
+    }
+
+    pub(crate) fn is_of(&self, pulse: &Pulse) -> bool {
+        self.quic.stable_id() == pulse.id()
     }
 
     pub(crate) async fn send(

@@ -16,6 +16,7 @@ use tokio::{
     net::{TcpListener, TcpStream, UdpSocket},
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use transport::{Channel, Protocol, Protocols, Server};
 
@@ -29,20 +30,76 @@ async fn head(channel: &Channel) -> Result<u64, tonic::Status> {
 
 /// Passes TCP on to the house; UDP to the same port gets no answer.
 async fn without_udp(house: &House) -> (SocketAddr, UdpSocket) {
-    let (tcp, udp) = loop {
+    let (tcp, udp) = ports().await;
+    let address = tcp.local_addr().unwrap();
+    pass_tcp(tcp, house.address);
+    (address, udp)
+}
+
+/// A free port of both protocols.
+async fn ports() -> (TcpListener, UdpSocket) {
+    loop {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()).await {
-            break (tcp, udp);
+            return (tcp, udp);
         }
-    };
-    let (address, to) = (tcp.local_addr().unwrap(), house.address);
+    }
+}
+
+fn pass_tcp(tcp: TcpListener, to: SocketAddr) {
     tokio::spawn(async move {
         while let Ok((mut inbound, _)) = tcp.accept().await {
             let mut outbound = TcpStream::connect(to).await.unwrap();
             tokio::spawn(async move { copy_bidirectional(&mut inbound, &mut outbound).await });
         }
     });
-    (address, udp)
+}
+
+/// Passes both on to the house, of one client, until it is told to swallow UDP.
+async fn until_udp_ends(house: &House) -> (SocketAddr, CancellationToken) {
+    let (tcp, front) = ports().await;
+    let (address, to, ended) = (tcp.local_addr().unwrap(), house.address, CancellationToken::new());
+    pass_tcp(tcp, to);
+    let passing = ended.clone();
+    tokio::spawn(async move {
+        let back = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let (mut up, mut down, mut client) = (vec![0; 65_536], vec![0; 65_536], to);
+        loop {
+            tokio::select! {
+                Ok((length, from)) = front.recv_from(&mut up) => {
+                    client = from;
+                    if !passing.is_cancelled() {
+                        back.send_to(&up[..length], to).await.ok();
+                    }
+                }
+                Ok((length, _)) = back.recv_from(&mut down) => {
+                    if !passing.is_cancelled() {
+                        front.send_to(&down[..length], client).await.ok();
+                    }
+                }
+            }
+        }
+    });
+    (address, ended)
+}
+
+#[tokio::test]
+async fn where_udp_passes_no_more_http2_takes_over() {
+    let house = House::open().await;
+    let (address, udp_ends) = until_udp_ends(&house).await;
+    let tls = identity::client_tls(&house.credentials).unwrap();
+    let channel =
+        Channel::remote(&address.to_string(), "svc-test", tls, Protocols::PreferHttp3).unwrap();
+    let idle = ReadStreamRequest { stream: "idle".to_owned(), limit: 1 };
+    let mut events = soon(client(&channel).read_stream(idle)).await.unwrap().into_inner();
+    soon(events.message()).await.unwrap().unwrap();
+    assert_eq!(channel.protocol(), Some(Protocol::Http3));
+    udp_ends.cancel();
+    // It ends because of what the channel saw, not when QUIC gave up.
+    let why = soon(events.message()).await.unwrap_err();
+    assert!(!why.message().contains("timed out"), "{why}");
+    assert_eq!(head(&channel).await.unwrap(), 42);
+    assert_eq!(channel.protocol(), Some(Protocol::Http2));
 }
 
 #[tokio::test]
