@@ -43,6 +43,7 @@ pub(crate) async fn run(args: DevArgs, shutdown: CancellationToken) -> Result<()
         server_certificate: Span::hours(24),
         no_registration_secret: false,
         artifacts: None,
+        logs: None,
     };
     let running = server::start(config, shutdown).await?;
     let password = running

@@ -60,6 +60,9 @@ pub struct ServerConfig {
     /// variables AWS_* [default: in the data folder]
     #[arg(long, env = "GAIA_ARTIFACTS", value_name = "S3-URL")]
     pub artifacts: Option<String>,
+    /// Keep logs in a bucket once they are sealed, like --artifacts [default: in the data folder]
+    #[arg(long, env = "GAIA_LOGS", value_name = "S3-URL")]
+    pub logs: Option<String>,
     /// Seconds without a connection after which a worker counts as lost
     #[arg(long, env = "GAIA_WORKER_GRACE", default_value = "10", value_name = "SECONDS")]
     pub worker_grace: u64,
@@ -149,6 +152,7 @@ pub async fn start(config: ServerConfig, shutdown: CancellationToken) -> Result<
             ..svc_registry::Config::default()
         },
         artifacts: config.artifacts.clone(),
+        logs: config.logs.clone(),
     };
     let house = House::start(&ground, &data).await?;
     let House { gateway, tasks: mut services, first_admin_password, registry } = house;

@@ -1,10 +1,10 @@
 //! Puts sealed logs into archives, one at a time, behind everybody's back.
 //!
 //! ```text
-//! raw ─► archive aside, synced, read again, held against the seal ─► renamed ─► raw removed
+//! raw ─► archive aside, synced, read again, held against the seal ─► on the shelf ─► raw removed
 //! ```
 //!
-//! There is one whole copy at every moment. Whatever was interrupted is done at the next start.
+//! There is one whole copy at every moment; what went over a network to its shelf is read again there. Whatever was interrupted is done at the next start.
 
 use std::{fs, fs::File, io, sync::Arc};
 
@@ -67,18 +67,49 @@ fn archive(store: &Store, log: LogId, seal: Seal) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         raw => raw?,
     };
-    if seal.size < SHORTEST {
+    if seal.size < SHORTEST && !place.shelf.is_far() {
         return Ok(());
     }
     // One that is there was made by a life that was killed before the log went. It is read like a new one:
     // the log is the only other copy.
-    if !archive::holds(&place.archive(), seal)? {
+    if !archive::holds(&place.shelf, log, seal)? {
         let aside = store.aside();
         archive::write(&raw, seal, aside.path())?;
-        fs::rename(aside.path(), place.archive())?;
+        place.shelf.put(log, aside.path())?;
+        if place.shelf.is_far() && !archive::holds(&place.shelf, log, seal)? {
+            let what = "what arrived in the bucket does not hold it";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
     }
-    // The new name must be on disk for good before the old one goes.
-    sync_folder(&place.folder)?;
     fs::remove_file(place.path())?;
     sync_folder(&place.folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use ids::{Attempt, Digest, RunId};
+
+    use super::*;
+    use crate::Config;
+
+    #[test]
+    fn a_log_that_is_not_as_it_was_sealed_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { data: folder.path().into(), ..Config::default() };
+        let store = Store::open(&config, Arc::default()).unwrap();
+        let log = LogId { run: RunId::from_uuid(uuid::Uuid::nil()), attempt: Attempt(1) };
+        let place = store.place(log);
+        fs::create_dir(&place.folder).unwrap();
+        let text = b"hello\n".repeat(1000);
+        fs::write(place.path(), &text).unwrap();
+        let size = text.len() as u64;
+        archive(&store, log, Seal { size, digest: Digest::of(b"other") }).unwrap_err();
+        assert_eq!(fs::read(place.path()).unwrap(), text);
+        assert!(place.shelf.open(log).is_err(), "no archive of what was not sealed");
+        archive(&store, log, Seal { size, digest: Digest::of(&text) }).unwrap();
+        assert!(!place.path().exists());
+        assert!(
+            archive::holds(&place.shelf, log, Seal { size, digest: Digest::of(&text) }).unwrap()
+        );
+    }
 }

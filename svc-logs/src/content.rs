@@ -17,7 +17,7 @@ impl Content {
         match File::open(place.path()) {
             // The one file goes only after the other is there.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Ok(Self::Archived(Box::new(Archive::open(&place.archive())?)))
+                Ok(Self::Archived(Box::new(Archive::open(place.shelf.open(place.log)?)?)))
             }
             raw => Ok(Self::Raw(raw?)),
         }

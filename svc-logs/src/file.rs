@@ -24,6 +24,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     archive::Archive,
     domain::{LogId, Seal},
+    shelf::Shelf,
     spans::{self, SpanFile},
 };
 
@@ -56,17 +57,14 @@ pub(crate) struct Place {
     pub(crate) log: LogId,
     /// Of this log's run.
     pub(crate) folder: PathBuf,
+    /// Where it is once it is sealed and compressed.
+    pub(crate) shelf: Shelf,
     pub(crate) most_bytes: u64,
 }
 
 impl Place {
     pub(crate) fn path(&self) -> PathBuf {
         self.folder.join(format!("{}.log", self.log.attempt))
-    }
-
-    /// Where it is once it is sealed and compressed.
-    pub(crate) fn archive(&self) -> PathBuf {
-        self.folder.join(format!("{}.log.zst", self.log.attempt))
     }
 
     /// Where it came from, and when.
@@ -128,15 +126,11 @@ impl LogFile {
                 let length = file.metadata()?.len();
                 (Some(file), length)
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound && place.archive().exists() => {
-                let mut archive = Archive::open(&place.archive())?;
-                archived = true;
-                if sealed.is_none() {
-                    sealed = Some(archive.seal()?);
-                }
-                (None, archive.size())
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let archive = archived_as(&place, sealed)?;
+                (archived, sealed) = (archive.is_some(), archive.or(sealed));
+                (None, archive.map_or(0, |seal| seal.size))
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => (None, 0),
             Err(error) => return Err(error),
         };
         let unsure = match sealed {
@@ -375,6 +369,23 @@ impl LogFile {
         }
         let digest = self.digest().map_err(|error| self.place.refusal(error))?;
         Ok(digest == seal.digest)
+    }
+}
+
+/// What the archive of a log holds, if there is one.
+fn archived_as(place: &Place, sealed: Option<Seal>) -> io::Result<Option<Seal>> {
+    if place.shelf.is_far() {
+        // A bucket is not asked about each log that begins: what is there was sealed, and that is known.
+        return Ok(sealed);
+    }
+    let source = match place.shelf.open(place.log) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        source => source?,
+    };
+    let mut archive = Archive::open(source)?;
+    match sealed {
+        Some(Seal { digest, .. }) => Ok(Some(Seal { size: archive.size(), digest })),
+        None => archive.seal().map(Some),
     }
 }
 

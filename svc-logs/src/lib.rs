@@ -5,7 +5,7 @@
 //! In reading order: [`domain`] decides what is sealed and knows which attempts are over; `codec` says
 //! how that is stored; `file` is one log on disk, `spans` what lies
 //! beside it, `writer` the task that writes one, `store` the
-//! folder of them all; `archive` is a sealed log compressed, `archivist` makes them, `content` reads either;
+//! folder of them all; `archive` is a sealed log compressed, `shelf` where those lie, `archivist` makes them, `content` reads either;
 //! `standing` is what followers wait on, `reader` what they do; `api` is the gRPC
 //! face; `snapshot` makes the next start short; `config` and [`start`] put it together.
 
@@ -19,6 +19,7 @@ pub mod domain;
 mod file;
 mod reader;
 mod service;
+mod shelf;
 mod snapshot;
 mod spans;
 mod standing;

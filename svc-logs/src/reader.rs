@@ -10,7 +10,10 @@ use eventlog::{Fold, Log, Stopped};
 use futures::{Stream, StreamExt, stream};
 use ids::{Attempt, RunId};
 use proto::logs::v1::ReadLogResponse;
-use tokio::{sync::watch, task::spawn_blocking};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::spawn_blocking,
+};
 use tonic::Status;
 
 use crate::{
@@ -124,7 +127,12 @@ impl Library {
 
     async fn find(&self, wanted: Wanted) -> Result<Option<LogId>, Status> {
         let store = Arc::clone(&self.store);
-        let attempts = blocking(move || store.attempts(wanted.run)).await?;
+        let mut attempts = blocking(move || store.attempts(wanted.run)).await?;
+        if self.store.is_far() {
+            let sealed = self.owner.read(move |state| state.over(wanted.run).sealed);
+            attempts.extend(sealed.await.map_err(stopped)?);
+            attempts.sort_unstable();
+        }
         let found = match wanted.attempt {
             Attempt(0) => attempts.last().copied(),
             attempt => attempts.contains(&attempt).then_some(attempt),
@@ -300,9 +308,14 @@ impl Pages {
     }
 }
 
+/// Who reads from a bucket holds a thread, and may need another one to find its address: so few do at
+/// once that there always is one.
+static READS: Semaphore = Semaphore::const_new(128);
+
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> Result<T, Status> {
+    let _turn = READS.acquire().await.expect("it is never closed");
     let done = spawn_blocking(work).await.expect("work on files neither panics nor is aborted");
     done.map_err(|error| failed(&error))
 }

@@ -15,7 +15,7 @@ use crate::{
     reader::Library,
     snapshot,
     standing::Standings,
-    store::{FolderError, Store},
+    store::{PlaceError, Store},
 };
 
 /// The one task that owns the state.
@@ -55,7 +55,7 @@ pub enum StartError {
     #[error("start svc-logs")]
     Log(#[from] OwnerError),
     #[error("start svc-logs")]
-    Folder(#[from] FolderError),
+    Place(#[from] PlaceError),
 }
 
 /// Replays the event log, from the newest snapshot on, and starts the service.

@@ -19,6 +19,7 @@ use crate::{
     config::Config,
     domain::{LogId, Seal},
     file::Place,
+    shelf::Shelf,
     standing::Standings,
     writer::{self, OpenLog},
 };
@@ -26,17 +27,22 @@ use crate::{
 /// Not the name of any run.
 const ASIDE: &str = ".aside";
 
-/// Why the folder cannot be used.
+/// Why the folder or the bucket cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("use {} for logs", .folder.display())]
-pub struct FolderError {
-    folder: PathBuf,
-    #[source]
-    source: io::Error,
+pub enum PlaceError {
+    #[error("use {} for logs", .folder.display())]
+    Folder {
+        folder: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("use a bucket for sealed logs")]
+    Bucket(#[from] objects::OpenError),
 }
 
 pub(crate) struct Store {
     folder: PathBuf,
+    shelf: Shelf,
     most_bytes: u64,
     idle: Duration,
     open: Mutex<HashMap<LogId, OpenLog>>,
@@ -46,15 +52,20 @@ pub(crate) struct Store {
 
 impl Store {
     /// Makes the folder if it is missing, and removes what was left half written aside.
-    pub(crate) fn open(config: &Config, standings: Arc<Standings>) -> Result<Self, FolderError> {
-        let error = |source| FolderError { folder: config.data.clone(), source };
+    pub(crate) fn open(config: &Config, standings: Arc<Standings>) -> Result<Self, PlaceError> {
+        let error = |source| PlaceError::Folder { folder: config.data.clone(), source };
         let aside = config.data.join(ASIDE);
         match fs::remove_dir_all(&aside) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(error(source)),
             _ => fs::create_dir_all(&aside).map_err(error)?,
         }
+        let shelf = match &config.bucket {
+            Some(bucket) => Shelf::Bucket(objects::bucket(bucket)?),
+            None => Shelf::Folder(config.data.clone()),
+        };
         Ok(Self {
             folder: config.data.clone(),
+            shelf,
             most_bytes: config.max_log_bytes,
             idle: Duration::from_secs(config.idle_seconds.max(1)),
             open: Mutex::default(),
@@ -65,7 +76,7 @@ impl Store {
 
     pub(crate) fn place(&self, log: LogId) -> Place {
         let folder = self.folder.join(log.run.to_string());
-        Place { log, folder, most_bytes: self.most_bytes }
+        Place { log, folder, shelf: self.shelf.clone(), most_bytes: self.most_bytes }
     }
 
     /// The log, if it is open.
@@ -99,7 +110,12 @@ impl Store {
         self.standings.note_log(log);
     }
 
-    /// The attempts of a run that have logs, oldest first.
+    /// Whether sealed logs leave this machine.
+    pub(crate) fn is_far(&self) -> bool {
+        self.shelf.is_far()
+    }
+
+    /// The attempts of a run that have logs here, oldest first.
     pub(crate) fn attempts(&self, run: RunId) -> io::Result<Vec<Attempt>> {
         let entries = match fs::read_dir(self.folder.join(run.to_string())) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),

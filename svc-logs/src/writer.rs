@@ -290,13 +290,14 @@ mod tests {
     use ids::{Attempt, RunId};
 
     use super::*;
-    use crate::domain::LogId;
+    use crate::{domain::LogId, shelf::Shelf};
 
     #[test]
     fn of_a_batch_that_meets_a_full_disk_nothing_is_acknowledged() {
         let folder = tempfile::tempdir().unwrap();
         let log = LogId { run: RunId::from_uuid(uuid::Uuid::nil()), attempt: Attempt(1) };
-        let place = Place { log, folder: folder.path().into(), most_bytes: 100 };
+        let shelf = Shelf::Folder(folder.path().into());
+        let place = Place { log, folder: folder.path().into(), shelf, most_bytes: 100 };
         let mut file = LogFile::open(place, None).unwrap();
         // A device that is always full.
         file.write_to(File::options().read(true).write(true).open("/dev/full").unwrap());

@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops where something is wrong")]
 
+#[path = "api/s3.rs"]
+mod s3;
+
 use std::time::Duration;
 
 use eventlog::{Clock, Expected, Log, NewEvent};
@@ -506,7 +509,10 @@ impl House {
     }
 
     async fn start(&self) -> Life {
-        let config = Config { data: self.folder.path().into(), ..Config::default() };
+        self.start_with(Config { data: self.folder.path().into(), ..Config::default() }).await
+    }
+
+    async fn start_with(&self, config: Config) -> Life {
         let deps = Deps { log: self.log.clone(), clock: clock() };
         let service = svc_logs::start(deps, config).await.unwrap();
         let gateway = Peer::Service("gateway".into());

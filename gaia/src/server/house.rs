@@ -24,6 +24,8 @@ pub(super) struct Ground {
     pub(super) registry: svc_registry::Config,
     /// A bucket for the binaries.
     pub(super) artifacts: Option<String>,
+    /// A bucket for sealed logs.
+    pub(super) logs: Option<String>,
 }
 
 pub(super) struct House {
@@ -105,7 +107,8 @@ async fn artifacts(ground: &Ground, data: &Data, tasks: &mut Tasks) -> Result<Ch
 async fn logs(ground: &Ground, data: &Data, tasks: &mut Tasks) -> Result<Channel> {
     let deps = svc_logs::Deps { log: ground.log.clone(), clock: ground.clock.clone() };
     let data = data.folder("logs")?;
-    let config = svc_logs::Config { data, ..svc_logs::Config::default() };
+    let bucket = ground.logs.clone();
+    let config = svc_logs::Config { data, bucket, ..svc_logs::Config::default() };
     let service = svc_logs::start(deps, config).await?;
     watch(tasks, "svc-logs", service.task);
     Ok(inside(service.router))

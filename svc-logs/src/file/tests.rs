@@ -18,7 +18,8 @@ impl Disk {
 
     fn place(&self) -> Place {
         let log = LogId { run: RunId::from_uuid(Uuid::from_u128(1)), attempt: Attempt(1) };
-        Place { log, folder: self.folder.path().join("run"), most_bytes: 100 << 20 }
+        let shelf = Shelf::Folder(self.folder.path().into());
+        Place { log, folder: self.folder.path().join("run"), shelf, most_bytes: 100 << 20 }
     }
 
     fn open(&self) -> LogFile {
