@@ -1,5 +1,7 @@
 //! What runs print reaches whoever reads it, live and whole.
 
+use std::{io::Write as _, process::Stdio};
+
 use anyhow::Result;
 use serde_json::{Value, json};
 use tests::{Cluster, Setting};
@@ -98,5 +100,77 @@ async fn a_log_that_is_refused_for_good_ends_as_it_is_and_says_why() -> Result<(
     let (size, missing) = (sealed["size"].as_u64(), sealed["missing"].as_u64());
     assert!(size <= Some(500_000) && missing >= Some(1_500_000), "{about}");
     assert_eq!(cluster.log(&run.uniqueid).await?.len() as u64, size.unwrap_or_default());
+    Ok(())
+}
+
+/// What a terminal would obey, and what no text holds.
+const HOSTILE: &[u8] =
+    b"\x1b[2J\x1b]0;pwned\x07 \xff\xfe \0 \xc3( \r over \x1b[31mred\x1b[0m \x9b6n\n";
+
+/// `GAIA_LINE=1000`: a line of so many MB.
+#[tokio::test]
+async fn whatever_is_printed_is_kept_byte_for_byte() -> Result<()> {
+    let (cluster, pipeline) = cluster_of_one().await?;
+    let megabytes: usize = std::env::var("GAIA_LINE").map_or(Ok(20), |text| text.parse())?;
+    let printed = cluster.home("printed");
+    let mut file = std::io::BufWriter::new(std::fs::File::create(&printed)?);
+    file.write_all(HOSTILE)?;
+    // One line, of which every byte value is a part but its end.
+    let piece: Vec<u8> = (0..=255).filter(|byte| *byte != b'\n').cycle().take(1_000_000).collect();
+    for _ in 0..megabytes {
+        file.write_all(&piece)?;
+    }
+    file.write_all(b"\n")?;
+    file.into_inner()?;
+    let arguments = json!([{ "key": "print", "value": printed }]);
+    let run = cluster.start_run(&pipeline, json!({ "args": arguments })).await?;
+    let run = cluster.ended(&run.uniqueid).await?;
+    assert_eq!(run.status, "success", "{}", run.reason);
+    let path = format!("/api/v1/run/{}/log", run.uniqueid);
+    let work = format!("{path}?raw=1&job=Work&stream=stdout");
+    let bytes = cluster.client.call(http::Method::GET, &work, None::<&()>).await?;
+    let printed = std::fs::read(&printed)?;
+    assert!(bytes.starts_with(&printed), "{} bytes of {}", bytes.len(), printed.len());
+    assert_eq!(&bytes[printed.len()..], b"line 0 of 1\n");
+    let whole = format!("{path}?raw=1");
+    let whole = cluster.client.call(http::Method::GET, &whole, None::<&()>).await?;
+    let about: Value = cluster.client.get(&format!("{path}?about=1")).await?;
+    assert_eq!(about["sealed"]["sha256"], ids::Digest::of(&whole).to_string());
+    assert_eq!(about["sealed"]["gaps"], 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_terminal_is_shown_control_sequences_and_obeys_none() -> Result<()> {
+    let (cluster, pipeline) = cluster_of_one().await?;
+    let printed = cluster.home("printed");
+    std::fs::write(&printed, HOSTILE)?;
+    let arguments = json!([{ "key": "print", "value": printed }]);
+    let run = cluster.start_run(&pipeline, json!({ "args": arguments })).await?;
+    let run = cluster.ended(&run.uniqueid).await?;
+    let environment = cluster.environment().await?;
+    for (more, is_raw) in [("", false), ("--follow", false), ("--raw", true), ("--raw -f", true)] {
+        let words = format!("'{}' run logs {} {more}", program().display(), run.uniqueid);
+        let mut command = std::process::Command::new("script");
+        command.args(["--quiet", "--return", "--command", &words, "/dev/null"]);
+        let on_terminal = command.envs(environment.clone()).stdin(Stdio::null()).output()?;
+        let shown = &on_terminal.stdout;
+        let holds = |text: &[u8]| shown.windows(text.len()).any(|it| it == text);
+        assert!(holds(b"begin") && holds(b"end"), "{}", shown.escape_ascii());
+        assert_eq!(holds(b"\x1b[2J"), is_raw, "{more}: {}", shown.escape_ascii());
+        assert_eq!(holds(b"\x1b]0;"), is_raw, "{more}: {}", shown.escape_ascii());
+        assert_eq!(holds(b"^[[2J^[]0;pwned^G"), !is_raw, "{more}: {}", shown.escape_ascii());
+        assert!(holds(b"\x1b[31mred\x1b[0m"), "{more}: {}", shown.escape_ascii());
+        if !more.contains("-f") {
+            // Into a pipe it goes as it was printed.
+            let mut command = std::process::Command::new("sh");
+            let piped = command.args(["-c", &words]).envs(environment.clone()).output()?.stdout;
+            assert!(
+                piped.windows(HOSTILE.len()).any(|it| it == HOSTILE),
+                "{}",
+                piped.escape_ascii()
+            );
+        }
+    }
     Ok(())
 }

@@ -283,6 +283,18 @@ impl Cluster {
         Ok(())
     }
 
+    /// The environment in which the program's commands reach this server as its administrator. Logs in.
+    pub async fn environment(&self) -> Result<[(&'static str, std::ffi::OsString); 3]> {
+        let mut client = Client::new(&self.url, &self.ca()?, None)?;
+        let token = client.login("admin", PASSWORD).await?;
+        let ca = ca_file(self.folder.path());
+        Ok([
+            ("GAIA_SERVER", self.url.clone().into()),
+            ("GAIA_CA_CERT", ca.into()),
+            ("GAIA_TOKEN", token.into()),
+        ])
+    }
+
     pub async fn log(&self, id: &str) -> Result<String> {
         let path = format!("/api/v1/run/{id}/log?raw=1");
         let text = self.client.call(Method::GET, &path, None::<&()>).await?;

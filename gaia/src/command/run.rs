@@ -2,8 +2,7 @@
 
 mod follow;
 mod logs;
-
-use std::io::Write;
+mod screen;
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
@@ -13,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 pub use follow::follow_log;
+use screen::Screen;
 
 use super::{find_pipeline, segment};
 use crate::{
@@ -51,6 +51,10 @@ pub enum RunCommand {
         /// Only the lines that hold this text, each after its number
         #[arg(long, conflicts_with = "follow")]
         search: Option<String>,
+        /// A terminal too gets the bytes as they are. Else it is shown the control sequences that a job
+        /// printed, and obeys none but colours; a file or a pipe always gets what was printed
+        #[arg(long, conflicts_with = "search")]
+        raw: bool,
         #[command(flatten)]
         view: logs::View,
     },
@@ -100,9 +104,9 @@ pub async fn run(command: RunCommand, client: &Client, output: Output) -> Result
             let run = find(client, &run).await?;
             logs::search(client, &run.uniqueid, &text, output).await?;
         }
-        RunCommand::Logs { run, follow, search: None, view } => {
+        RunCommand::Logs { run, follow, search: None, raw, view } => {
             let run = find(client, &run).await?;
-            logs::show(client, &run.uniqueid, follow, &view).await?;
+            logs::show(client, &run.uniqueid, follow, Screen::new(raw), &view).await?;
         }
         RunCommand::Cancel { run } => {
             let run = find(client, &run).await?;
@@ -199,15 +203,12 @@ pub async fn watch(client: &Client, run: &Run, output: Output) -> Result<u8> {
     };
     let printed = async {
         if output == Output::Text {
+            let mut screen = Screen::new(false);
             follow_log(client, &run.uniqueid, "", |text| {
-                waiting
-                    .suspend(|| {
-                        let mut out = std::io::stdout().lock();
-                        out.write_all(text.as_bytes()).and_then(|()| out.flush())
-                    })
-                    .context("write the log")
+                waiting.suspend(|| screen.write(text.as_bytes()))
             })
             .await?;
+            waiting.suspend(|| screen.end())?;
         }
         anyhow::Ok(())
     };

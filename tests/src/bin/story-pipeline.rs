@@ -4,10 +4,10 @@
 //! Begin ─── Work ─── End
 //! ```
 //!
-//! `lines`: how many lines Work prints, of at least `width` bytes each, over `seconds`. `gate`: Work waits until this file exists. `fail`: Work fails.
+//! `print`: Work copies this file to its output first. `lines`: how many lines Work prints, of at least `width` bytes each, over `seconds`. `gate`: Work waits until this file exists. `fail`: Work fails.
 //! `leak`: Work prints the vault secret `STORY_SECRET`.
 
-use std::{path::Path, process::ExitCode, time::Duration};
+use std::{fs::File, path::Path, process::ExitCode, time::Duration};
 
 use gaia_sdk::{Ctx, Job, JobResult, Stop, serve, tokio};
 
@@ -17,6 +17,8 @@ fn main() -> ExitCode {
         Job::new("Work", work)
             .about("Does what the arguments say")
             .after("Begin")
+            .text("print", "File to copy to the output; `none` copies nothing")
+            .default("none")
             .text("lines", "Lines to print")
             .default("1")
             .text("width", "Bytes of each line, at least")
@@ -39,6 +41,10 @@ async fn begin(_: Ctx) -> JobResult {
 }
 
 async fn work(ctx: Ctx) -> JobResult {
+    let print = ctx.text("print")?;
+    if print != "none" {
+        std::io::copy(&mut File::open(print)?, &mut std::io::stdout().lock())?;
+    }
     print_lines(&ctx).await?;
     if ctx.flag("leak") {
         let secret = ctx.text("STORY_SECRET")?;

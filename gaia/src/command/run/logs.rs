@@ -1,13 +1,11 @@
 //! `gaia run logs`: what a run printed, all of it or what one stream or job printed.
 
-use std::io::Write;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use http::Method;
 use serde::{Deserialize, Serialize};
 
-use super::follow_log;
+use super::{follow_log, screen::Screen};
 use crate::{client::Client, command::segment, output::Output};
 
 /// Which part of a log, and how.
@@ -53,20 +51,22 @@ impl View {
     }
 }
 
-/// Copies the log to standard output, byte for byte as the server gives it, and says on standard error
-/// what it lacks.
-pub(super) async fn show(client: &Client, run: &str, follow: bool, view: &View) -> Result<()> {
+/// Shows the log, and says on standard error what it lacks.
+pub(super) async fn show(
+    client: &Client,
+    run: &str,
+    follow: bool,
+    mut screen: Screen,
+    view: &View,
+) -> Result<()> {
     if follow {
-        follow_log(client, run, &view.query(), |text| {
-            let mut out = std::io::stdout().lock();
-            out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("write the log")
-        })
-        .await?;
+        let show = |text: &str| screen.write(text.as_bytes());
+        follow_log(client, run, &view.query(), show).await?;
     } else {
         let path = format!("/api/v1/run/{}/log?raw=1{}", segment(run), view.query());
-        let text = client.call(Method::GET, &path, None::<&()>).await?;
-        std::io::stdout().lock().write_all(&text).context("write the log")?;
+        screen.write(&client.call(Method::GET, &path, None::<&()>).await?)?;
     }
+    screen.end()?;
     let path = format!("/api/v1/run/{}/log?about=1", segment(run));
     let about: About = client.get(&path).await?;
     if let Some(lack) = about.sealed.and_then(|sealed| sealed.lack()) {
