@@ -55,7 +55,9 @@ pub(crate) fn find(home: &Home) -> Vec<Leftover> {
             let log = entry.path();
             let lease = fs::read_to_string(log.join(LEASE)).ok();
             let Some(lease) = lease.and_then(|text| parse(&text)) else {
-                if let Err(error) = fs::remove_dir_all(&log) {
+                let removed =
+                    if log.is_dir() { fs::remove_dir_all(&log) } else { fs::remove_file(&log) };
+                if let Err(error) = removed {
                     tracing::warn!(path = %log.display(), %error, "cannot remove a log of nobody");
                 }
                 return None;
@@ -117,5 +119,26 @@ impl Leftover {
         let first = tail.first();
         let acknowledged = watch::Sender::new(first);
         Ok(Shipment { shelf: segments, first, progress, incomplete: INCOMPLETE, acknowledged })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_nobodys_goes_and_what_is_somebodys_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::open(folder.path()).unwrap();
+        let lease =
+            Lease { run: RunId::from_uuid(uuid::Uuid::nil()), attempt: 3, token: "t".into() };
+        note(&home, &lease).unwrap();
+        fs::create_dir(home.spools().join("without a lease")).unwrap();
+        fs::write(home.spools().join("no folder"), "of another form").unwrap();
+        let found: Vec<_> = find(&home).iter().map(Leftover::attempt).collect();
+        assert_eq!(found, [(lease.run, 3)]);
+        assert_eq!(fs::read_dir(home.spools()).unwrap().count(), 1);
+        remove(&home, &lease).unwrap();
+        assert!(find(&home).is_empty());
     }
 }
