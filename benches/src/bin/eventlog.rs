@@ -2,10 +2,17 @@
 //!
 //! Appends of one event of 1 KiB to streams of 20, each with an expected revision and durable before its
 //! answer, from 1, 16 and 256 writers: to the log itself, and to the same log served over TLS, through the
-//! official client in this process; then a replay of all of it. Beside it raw writes of the same size with
-//! `fdatasync`, one at a time and in batches of 16 and 256, on the same disk in the same minute.
+//! official client in this process; then a replay of all of it. Beside it raw writes of as many KiB with
+//! `fdatasync`, one at a time and in batches of 16 and 256, on the same disk in the same minute: what as many
+//! writers could reach who do nothing else, all in one write. Their bytes are ready, without frames. The share
+//! is of those into new space, which a log always needs.
 
-use std::{fs::File, io::Write, path::Path, time::Duration};
+use std::{
+    fs::File,
+    io::{Seek, Write},
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::Result;
 use benches::{
@@ -23,6 +30,8 @@ use transport::Server;
 
 const EVENT: usize = 1 << 10;
 const SECONDS: u64 = 3;
+/// Bytes of the file whose space was written before.
+const WRITTEN: usize = 64 << 20;
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -33,8 +42,8 @@ async fn main() -> Result<()> {
     println!("load average: {}", load());
     let log = Log::open(&folder.path().join("log"), Clock::system())?;
     for writers in [1, 16, 256] {
-        raw(folder.path(), writers)?;
-        append(&log, "embedded", writers).await?;
+        let raw = raw(folder.path(), writers)?;
+        append(&log, "embedded", writers, raw).await?;
     }
     served(&log, folder.path()).await?;
     replay(&log, "warm").await?;
@@ -46,19 +55,38 @@ async fn main() -> Result<()> {
 }
 
 /// One write and one `fdatasync` for each batch: what the disk can do.
-fn raw(folder: &Path, batch: usize) -> Result<()> {
+fn raw(folder: &Path, batch: usize) -> Result<f64> {
+    let new = raw_rate(folder, batch, false)?;
+    let written = raw_rate(folder, batch, true)?;
+    println!(
+        "raw fdatasync, batches of {batch}: {new:.0} events/s into new space, {written:.0} over what was written"
+    );
+    Ok(new)
+}
+
+/// The first write into a part of a file also makes the file system note where that is.
+fn raw_rate(folder: &Path, batch: usize, written: bool) -> Result<f64> {
     let mut file = File::create(folder.join("raw"))?;
-    file.set_len(256 << 20)?;
+    if written {
+        file.write_all(&vec![0; WRITTEN])?;
+        file.rewind()?;
+    } else {
+        file.set_len(256 << 20)?;
+    }
     file.sync_all()?;
     let bytes = vec![7; EVENT * batch];
-    let (begun, mut written) = (now(), 0);
+    let (begun, mut count, mut end) = (now(), 0, 0);
     while begun.elapsed() < Duration::from_secs(1) {
+        if written && end + bytes.len() > WRITTEN {
+            file.rewind()?;
+            end = 0;
+        }
         file.write_all(&bytes)?;
         file.sync_data()?;
-        written += batch;
+        count += batch;
+        end += bytes.len();
     }
-    println!("raw fdatasync, batches of {batch}: {:.0} events/s", rate(written, begun.elapsed()));
-    Ok(())
+    Ok(rate(count, begun.elapsed()))
 }
 
 async fn served(log: &Log, folder: &Path) -> Result<()> {
@@ -74,15 +102,15 @@ async fn served(log: &Log, folder: &Path) -> Result<()> {
     let router = server::router(log.clone(), Access::new(Users::default()), stop.clone());
     let serving = tokio::spawn(server.acknowledge_at_once().serve(router, stop.clone()));
     for writers in [1, 16, 256] {
-        raw(folder, writers)?;
-        append(&client, "served", writers).await?;
+        let raw = raw(folder, writers)?;
+        append(&client, "served", writers, raw).await?;
     }
     drop(client);
     stop.cancel();
     Ok(serving.await?)
 }
 
-async fn append(log: &Log, way: &'static str, writers: usize) -> Result<()> {
+async fn append(log: &Log, way: &'static str, writers: usize, raw: f64) -> Result<()> {
     let begun = now();
     let work = (0..writers).map(|writer| {
         let streams = format!("{way}-{writers}-{writer}");
@@ -93,7 +121,8 @@ async fn append(log: &Log, way: &'static str, writers: usize) -> Result<()> {
         took.extend(done??);
     }
     let rate = rate(took.len(), begun.elapsed());
-    println!("{way}, {writers} writers: {rate:.0} appends/s, {}", percentiles(&mut took));
+    let (share, percentiles) = (rate / raw, percentiles(&mut took));
+    println!("{way}, {writers} writers: {rate:.0} appends/s ({share:.2} of raw), {percentiles}");
     Ok(())
 }
 
