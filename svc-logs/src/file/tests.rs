@@ -18,8 +18,12 @@ impl Disk {
 
     fn place(&self) -> Place {
         let log = LogId { run: RunId::from_uuid(Uuid::from_u128(1)), attempt: Attempt(1) };
-        let shelf = Shelf::Folder(self.folder.path().into());
-        Place { log, folder: self.folder.path().join("run"), shelf, most_bytes: 100 << 20 }
+        Place {
+            log,
+            folder: self.folder.path().join("run"),
+            shelf: Shelf::Folder(self.folder.path().into()),
+            most_bytes: 100 << 20,
+        }
     }
 
     fn open(&self) -> LogFile {

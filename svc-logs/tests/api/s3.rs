@@ -82,7 +82,7 @@ async fn story() {
 
     // Killed before the log went, which is there twice: the whole one counts.
     std::fs::write(folder.join("1.log"), &long).unwrap();
-    let mut life = house.start_with(config()).await;
+    let life = house.start_with(config()).await;
     until(|| !folder.join("1.log").exists()).await;
     life.stop().await;
 

@@ -7,11 +7,7 @@ use quinn::{
     Endpoint, VarInt,
     crypto::rustls::{QuicClientConfig, QuicServerConfig},
 };
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::UdpSocket,
     sync::{OnceCell, mpsc},
@@ -24,7 +20,7 @@ const BASE: Duration = Duration::from_millis(100);
 
 /// A path over which packets have come, a millisecond apart, each after `took`.
 fn path(packets: u32, took: impl Fn(u32) -> Duration) -> Path {
-    let begun = Instant::now();
+    let begun = tokio::time::Instant::now().into_std();
     let mut path = Path::new(begun);
     for number in 0..packets {
         let sent = begun + MS * number;
@@ -52,7 +48,7 @@ fn a_loss_behind_a_queue_is_congestion() {
 #[test]
 fn many_losses_are_congestion_whatever_is_seen() {
     let mut five_of_a_hundred = path(0, |_| BASE);
-    let begun = Instant::now();
+    let begun = tokio::time::Instant::now().into_std();
     for number in 0..10_000_u32 {
         let sent = begun + MS * number;
         five_of_a_hundred.delivered(sent + BASE, sent);

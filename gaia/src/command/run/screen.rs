@@ -4,7 +4,10 @@
 //! clipboard or the input. On a terminal such sequences are shown and not obeyed, as `less -R` does it: colours
 //! pass, and end with their line.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    fmt::Write as _,
+    io::{self, IsTerminal, Write},
+};
 
 use anyhow::{Context, Result};
 
@@ -59,14 +62,13 @@ impl Inert {
 
     fn take(&mut self, it: char, shown: &mut String) {
         match (self.held.as_str(), it) {
-            ("", '\r' | '\u{1b}') => self.held.push(it),
+            ("", '\r' | '\u{1b}') | ("\u{1b}", '[') => self.held.push(it),
             ("", '\n') => self.end_line(shown),
             ("", it) => reveal(it, shown),
             ("\r", '\n') => {
                 self.held.clear();
                 self.end_line(shown);
             }
-            ("\u{1b}", '[') => self.held.push(it),
             (held, '0'..='9' | ';' | ':') if is_sequence(held) && held.len() < LONGEST => {
                 self.held.push(it);
             }
@@ -121,7 +123,7 @@ fn reveal(it: char, shown: &mut String) {
         '\u{7f}' => shown.push_str("^?"),
         // Also what turns the direction of the text round.
         '\u{80}'..='\u{9f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-            shown.push_str(&format!("<U+{:04X}>", it as u32));
+            write!(shown, "<U+{:04X}>", it as u32).expect("a String takes everything");
         }
         it => shown.push(it),
     }
