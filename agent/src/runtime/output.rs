@@ -16,7 +16,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
     sync::mpsc,
     task::unconstrained,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +34,10 @@ const MAX_LINE: usize = 16 * 1024;
 const TAIL: usize = 2 * 1024;
 /// How long a pipe may stay open and silent when all that we know of have ended.
 const STRAGGLER: Duration = Duration::from_secs(1);
+/// How long we wait for bytes after that in all: what left the group may print for ever.
+const STRAGGLERS: Duration = Duration::from_secs(5);
+/// The most that a pipe holds, so the most that those that ended can have left in it.
+const MOST_LEFT: usize = 1024 * 1024;
 
 /// The end of all that a pipeline wrote, both streams together.
 #[derive(Debug, Clone, Default)]
@@ -129,7 +133,8 @@ impl<R: AsyncRead + Unpin> Pump<R> {
     }
 
     /// Passes everything on until the end of the stream. After `closing`, a stream that stays
-    /// silent is left: something that escaped from the pipeline's process group holds it open.
+    /// silent, or goes on for too long, is left: something that escaped from the pipeline's process
+    /// group holds it open.
     pub(super) async fn run(mut self, closing: CancellationToken) {
         loop {
             let rest = self.buffer.split().freeze();
@@ -154,7 +159,19 @@ impl<R: AsyncRead + Unpin> Pump<R> {
                 }
             }
         }
-        while let Ok(1..) = timeout(STRAGGLER, self.fill()).await {
+        self.drain().await;
+    }
+
+    /// Passes on what is left. A slow reader costs no patience: only waiting for bytes does.
+    async fn drain(&mut self) {
+        let (mut patience, mut left) = (STRAGGLERS, MOST_LEFT);
+        while !patience.is_zero() && left > 0 {
+            let begun = Instant::now();
+            let Ok(count @ 1..) = timeout(STRAGGLER.min(patience), self.fill()).await else {
+                return;
+            };
+            patience = patience.saturating_sub(begun.elapsed());
+            left = left.saturating_sub(count);
             let rest = self.buffer.split().freeze();
             self.pass(rest).await;
         }

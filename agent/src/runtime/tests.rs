@@ -92,6 +92,7 @@ fn troubled() -> Vec<Job> {
         Job::new("Exits", |_| async { Err(Stop::exit("nothing to do")) }),
         Job::new("Waits", waits),
         Job::new("Spawns", spawns),
+        Job::new("Escapes", escapes),
     ]
 }
 
@@ -104,6 +105,15 @@ async fn waits(_: Ctx) -> JobResult {
 async fn spawns(_: Ctx) -> JobResult {
     let child = std::process::Command::new("sh")
         .args(["-c", "trap '' TERM; while :; do sleep 1000; done"])
+        .spawn()?;
+    println!("pid {}", child.id());
+    std::future::pending().await
+}
+
+/// What it starts leaves the process group, and prints for ever.
+async fn escapes(_: Ctx) -> JobResult {
+    let child = std::process::Command::new("setsid")
+        .args(["sh", "-c", "while :; do echo still here; sleep 0.2; done"])
         .spawn()?;
     println!("pid {}", child.id());
     std::future::pending().await

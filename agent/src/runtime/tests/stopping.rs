@@ -76,6 +76,28 @@ async fn cancel_ends_the_run_and_stop_ends_the_grandchildren() {
 }
 
 #[tokio::test]
+async fn what_left_the_group_and_prints_for_ever_holds_no_pipeline() {
+    let mut pipeline = Running::new("troubled").await;
+    let cancel = CancellationToken::new();
+    let mut output = std::mem::replace(&mut pipeline.output, Collected::new().1);
+    let (outcome, pid) = {
+        let run = pipeline.run(&["Escapes"], cancel.clone());
+        let stop = async {
+            let pid = output.after("pid ").await;
+            cancel.cancel();
+            pid
+        };
+        let ((outcome, _), pid) = tokio::join!(run, stop);
+        (outcome, Pid::from_raw(pid.parse().expect("a process id")))
+    };
+    assert_eq!(outcome, GraphOutcome::Cancelled);
+    let stopped = timeout(DEADLINE, pipeline.plugin.stop(Duration::from_millis(200))).await;
+    // Nobody else ends it; once its pipe is closed it would end by itself.
+    kill(pid, nix::sys::signal::SIGKILL).ok();
+    stopped.expect("the attempt ends");
+}
+
+#[tokio::test]
 async fn dropping_a_plugin_kills_all_of_it() {
     let mut pipeline = Running::new("troubled").await;
     let job = pipeline.id("Spawns");
