@@ -127,6 +127,16 @@ impl Certificates {
         self.by_serial.get(serial)
     }
 
+    /// Errs if the newest certificate of the worker was revoked: it gets no other one.
+    pub(super) fn trusted(&self, worker: WorkerId) -> Result<(), Refusal> {
+        let own = self.by_subject.get(&Subject::Worker(worker));
+        let newest = own.and_then(BTreeSet::last).and_then(|(_, serial)| self.get(serial));
+        match newest {
+            Some(Certificate { revoked: Some(_), .. }) => Err(Refusal::Revoked),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn add(&mut self, issue: &Issue, at: Timestamp) {
         while let Some(first) = self.by_expiry.first().cloned()
             && first.0 + LATE <= at
@@ -178,6 +188,8 @@ pub(super) fn decide(state: &State, command: Command) -> Result<Vec<Any>, Reject
         Command::IssueCertificate { certificate, at } => {
             if let Subject::Worker(worker) = certificate.subject {
                 registered(state, worker)?;
+                // A connection of a revoked certificate may not have been cut yet.
+                state.certificates.trusted(worker)?;
             }
             Ok(vec![Event::CertificateIssued { certificate, at }.into()])
         }

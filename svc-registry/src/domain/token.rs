@@ -207,6 +207,7 @@ fn redeem(
         }
         Claim::Again(known) if known == worker => {
             registered(state, worker)?;
+            state.certificates.trusted(worker)?;
             Ok(vec![super::certificate::issued_to(&registration, at)])
         }
         Claim::Again(_) => Err(Refusal::AtTheSameTime.into()),

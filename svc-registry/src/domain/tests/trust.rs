@@ -239,6 +239,29 @@ fn certificates_are_revoked_one_by_one_or_all_of_somebody() {
 }
 
 #[test]
+fn whose_newest_certificate_is_revoked_gets_no_other_one() {
+    let one = || Subject::Worker(worker(1));
+    let again = [created(terms(1)), redeemed(1, 11, LATER), joined(1, LATER)];
+    let renew = || {
+        let certificate = issue("6b", one(), Timestamp(9_999));
+        Command::Certificate(Certify::IssueCertificate { certificate, at: LATER })
+    };
+    let refusal = || Err(certificate::Refusal::Revoked.into());
+    let shut_out = [&again[..], &[gone("5a")]].concat();
+    check(&shut_out, renew(), refusal());
+    // With the token and the key that it joined with, too.
+    check(&shut_out, redeem(1, 11), refusal());
+    let newest = issued("7c", one(), Timestamp(9_999));
+    let replaced = [&again[..], &[newest, gone("5a")]].concat();
+    check(&replaced, renew(), Ok(vec![issued_later("6b", one(), Timestamp(9_999))]));
+}
+
+fn issued_later(serial: &str, subject: Subject, expires_at: Timestamp) -> Event {
+    let certificate = issue(serial, subject, expires_at);
+    Certified::CertificateIssued { certificate, at: LATER }.into()
+}
+
+#[test]
 fn the_newest_expired_certificate_is_kept_for_a_worker_that_comes_late() {
     let one = || Subject::Worker(worker(1));
     let issued_at = |serial: &str, at, expires_at| {
