@@ -22,7 +22,7 @@ pub enum TokenCommand {
     /// End a token; workers that joined with it stay
     Revoke {
         /// Id, as `gaia worker token ls` shows it
-        token: String,
+        id: String,
         /// Why, for the history
         #[arg(long, default_value = "")]
         note: String,
@@ -86,7 +86,7 @@ pub async fn tokens(command: TokenCommand, client: &Client, output: Output) -> R
             let tokens: Vec<Token> = client.get("/api/v1/worker/token").await?;
             output.show(&tokens, |tokens| list(tokens))
         }
-        TokenCommand::Revoke { token, note } => {
+        TokenCommand::Revoke { id: token, note } => {
             let path = format!("/api/v1/worker/token/{}", segment(&token));
             client.call(Method::DELETE, &path, Some(&json!({ "note": note }))).await?;
             output.show(&json!({ "id": token }), |_| {
