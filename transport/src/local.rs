@@ -1,8 +1,9 @@
 //! Calls within the process: the router is called directly, without a socket.
 //!
-//! Each call runs in a task of its own, and both bodies go through short queues, so that a handler
-//! gets ahead of its client as it would over a network, and a pair that works here works there.
-//! Dropping the response cancels the handler, and its request then ends with an error.
+//! What of a body is there at once is handed over at once: a call of one message each way costs neither a
+//! task nor a queue. For whatever comes later there is a task and a short queue, so that each side gets
+//! ahead of the other as it would over a network, and a pair that works here works there.
+//! Dropping the call or its response cancels the handler, and its request then ends with an error.
 
 use crate::{Connection, Protocol, abort::AbortOnDrop, call};
 use axum::{Router, body::Body};
@@ -13,6 +14,7 @@ use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use identity::Peer;
 use std::{
+    collections::VecDeque,
     net::{Ipv4Addr, SocketAddr},
     pin::{Pin, pin},
     task::{Context, Poll},
@@ -45,14 +47,25 @@ impl Local {
         let (mut parts, body) = request.into_parts();
         parts.extensions.insert(self.connection.clone());
         let router = self.router.clone();
+        let (body, upload) = pipe(body).await;
+        let serve = async move {
+            let request = Request::from_parts(parts, Body::new(body));
+            let (parts, body) = call::handle(router, request).await.into_parts();
+            let (body, download) = pipe(body).await;
+            (Response::from_parts(parts, body), download)
+        };
+        let Some(upload) = upload else {
+            let (response, download) = serve.await;
+            let task = download.map(|download| AbortOnDrop(tokio::spawn(download).abort_handle()));
+            return Some(held(response, task));
+        };
         let (answer, answered) = oneshot::channel();
         let task = tokio::spawn(async move {
-            let (body, upload) = pipe(body);
             let serve = async move {
-                let request = Request::from_parts(parts, Body::new(body));
-                let (parts, body) = call::handle(router, request).await.into_parts();
-                let (body, download) = pipe(body);
-                if answer.send(Response::from_parts(parts, body)).is_ok() {
+                let (response, download) = serve.await;
+                if answer.send(response).is_ok()
+                    && let Some(download) = download
+                {
                     download.await;
                 }
             };
@@ -62,43 +75,68 @@ impl Local {
             }
         });
         let task = AbortOnDrop(task.abort_handle());
-        let response = answered.await.ok()?;
-        Some(response.map(|body| tonic::body::Body::new(Held { body, _task: task })))
+        Some(held(answered.await.ok()?, Some(task)))
     }
+}
+
+fn held(response: Response<Pipe>, task: Option<AbortOnDrop>) -> Response<tonic::body::Body> {
+    response.map(|body| tonic::body::Body::new(Held { body, _task: task }))
 }
 
 /// `None` is the end. They wait in boxes: a channel has room for 32 from the start, and an idle worker keeps
 /// two open.
 type Piece = Option<Result<Frame<Bytes>, Status>>;
 
-/// A body's two ends: what one side reads, and the work of filling it, to be driven by the other.
-fn pipe<B>(body: B) -> (Pipe, impl Future<Output = ()>)
+/// A body's two ends: what one side reads, and the work of filling it, to be driven by the other, if not
+/// all is there at once.
+async fn pipe<B>(mut body: B) -> (Pipe, Option<impl Future<Output = ()>>)
 where
-    B: http_body::Body<Data = Bytes, Error: Into<tonic::codegen::StdError>> + Send + 'static,
+    B: http_body::Body<Data = Bytes, Error: Into<tonic::codegen::StdError>>
+        + Send
+        + Unpin
+        + 'static,
 {
+    let size = body.size_hint();
+    let mut ready = VecDeque::new();
+    let mut ended = body.is_end_stream();
+    future::poll_fn(|cx| {
+        while !ended && ready.len() < QUEUE {
+            let Poll::Ready(frame) = Pin::new(&mut body).poll_frame(cx) else { break };
+            let is_last = !matches!(frame, Some(Ok(_)));
+            ready.extend(frame.map(told));
+            ended = is_last || body.is_end_stream();
+        }
+        Poll::Ready(())
+    })
+    .await;
+    if ended {
+        return (Pipe { ready, more: None, size }, None);
+    }
     let (sender, frames) = mpsc::channel(QUEUE);
-    let reader = Pipe { frames, size: body.size_hint(), ended: body.is_end_stream() };
     let fill = async move {
-        let mut body = pin!(body);
         loop {
-            let frame = body
-                .frame()
-                .await
-                .map(|frame| frame.map_err(|error| Status::from_error(error.into())));
+            let frame = body.frame().await.map(told);
             let last = !matches!(frame, Some(Ok(_)));
             if sender.send(Box::new(frame)).await.is_err() || last {
                 return;
             }
         }
     };
-    (reader, fill)
+    (Pipe { ready, more: Some(frames), size }, Some(fill))
+}
+
+fn told<E: Into<tonic::codegen::StdError>>(
+    frame: Result<Frame<Bytes>, E>,
+) -> Result<Frame<Bytes>, Status> {
+    frame.map_err(|error| Status::from_error(error.into()))
 }
 
 /// The reading end. Only an end that was sent is an end; a writer that vanished is an error.
 struct Pipe {
-    frames: mpsc::Receiver<Box<Piece>>,
+    ready: VecDeque<Result<Frame<Bytes>, Status>>,
+    /// What comes after those; `None`: nothing.
+    more: Option<mpsc::Receiver<Box<Piece>>>,
     size: SizeHint,
-    ended: bool,
 }
 
 impl http_body::Body for Pipe {
@@ -109,21 +147,24 @@ impl http_body::Body for Pipe {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if self.ended {
-            return Poll::Ready(None);
+        if let Some(frame) = self.ready.pop_front() {
+            return Poll::Ready(Some(frame));
         }
-        self.frames.poll_recv(cx).map(|received| {
+        let Some(more) = &mut self.more else { return Poll::Ready(None) };
+        more.poll_recv(cx).map(|received| {
             let frame = match received {
                 Some(frame) => *frame,
                 None => Some(Err(Status::aborted("the other side went away before the end"))),
             };
-            self.ended = !matches!(frame, Some(Ok(_)));
+            if !matches!(frame, Some(Ok(_))) {
+                self.more = None;
+            }
             frame
         })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ended
+        self.ready.is_empty() && self.more.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -134,7 +175,7 @@ impl http_body::Body for Pipe {
 /// The response's body, which keeps the handler alive.
 struct Held {
     body: Pipe,
-    _task: AbortOnDrop,
+    _task: Option<AbortOnDrop>,
 }
 
 impl http_body::Body for Held {
