@@ -6,7 +6,7 @@
 mod walk;
 mod world;
 
-use std::env;
+use std::{env, time::Instant};
 
 use stateright::{Checker, Expectation, HasDiscoveries, Model, Property};
 
@@ -157,7 +157,8 @@ fn rerun() -> Case {
 
 fn bounds(runs: Vec<Case>, slots: &[u32]) -> Bounds {
     let (slots, limit) = (slots.to_vec(), None);
-    Bounds { runs, slots, changes: 0, cancels: 0, takeovers: 0, limit, max_attempts: 2 }
+    let (changes, cancels, takeovers, faults) = (0, 0, 0, None);
+    Bounds { runs, slots, changes, cancels, takeovers, faults, limit, max_attempts: 2 }
 }
 
 fn is_whole() -> bool {
@@ -173,8 +174,9 @@ fn more(than: u8) -> u8 {
 const END: usize = 1_000;
 
 /// Explores a world to its end, or to a depth, and panics with the way to what is wrong.
+#[expect(clippy::disallowed_methods, reason = "how long it took is for people")]
 fn explore(name: &str, bounds: Bounds, depth: usize) {
-    let exploration = Exploration(bounds);
+    let (exploration, begun) = (Exploration(bounds), Instant::now());
     let properties = exploration.properties();
     let checker = exploration
         .checker()
@@ -184,10 +186,11 @@ fn explore(name: &str, bounds: Bounds, depth: usize) {
         .spawn_bfs()
         .join();
     println!(
-        "{name}: {} states, {} of them different, {} steps deep",
+        "{name}: {} states, {} of them different, {} steps deep, in {:.1?}",
         checker.state_count(),
         checker.unique_state_count(),
-        checker.max_depth()
+        checker.max_depth(),
+        begun.elapsed()
     );
     for property in properties {
         let found = checker.discovery(property.name);
@@ -254,6 +257,23 @@ fn an_old_leader_writes_nothing_that_counts() {
     explore("take-over of one", one, END);
     let two = Bounds { takeovers: 1, ..bounds(vec![any_worker(), rerun()], &[1, 1]) };
     explore("take-over of two", two, if is_whole() { END } else { 7 });
+}
+
+/// All that there is in small worlds, where only so much may go wrong, to the end of every history.
+#[test]
+fn a_few_faults_break_nothing() {
+    let [retries, ..] = policies();
+    let two = vec![any_worker(), any_worker()];
+    let four = vec![any_worker(), on_gpu(), retries, rerun()];
+    let mut worlds = vec![(two, vec![1], 2), (four[..3].to_vec(), vec![1, 1], 1)];
+    if is_whole() {
+        worlds.push((four, vec![1, 1, 1], 1));
+    }
+    for (runs, slots, faults) in worlds {
+        let name = format!("{} runs, {} workers, {faults} faults", runs.len(), slots.len());
+        let all = Bounds { takeovers: 1, changes: 1, cancels: 1, ..bounds(runs, &slots) };
+        explore(&name, Bounds { faults: Some(faults), ..all }, END);
+    }
 }
 
 /// All of it at once: two schedulers, three workers, four runs.

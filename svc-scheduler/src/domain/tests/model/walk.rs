@@ -7,8 +7,13 @@ const STEPS: usize = 300;
 fn large() -> Bounds {
     let [retries, fails, waits] = policies();
     let runs = vec![any_worker(), on_gpu(), retries, rerun(), fails, waits, any_worker(), on_gpu()];
-    let (slots, limit) = (vec![2, 1, 3, 1], None);
-    Bounds { runs, slots, changes: 30, cancels: 3, takeovers: 10, limit, max_attempts: 4 }
+    Bounds {
+        changes: 30,
+        cancels: 3,
+        takeovers: 10,
+        max_attempts: 4,
+        ..bounds(runs, &[2, 1, 3, 1])
+    }
 }
 
 /// The world after so many steps that came to something.

@@ -30,6 +30,8 @@ pub(super) struct Bounds {
     pub(super) changes: u8,
     pub(super) cancels: u8,
     pub(super) takeovers: u8,
+    /// How much may go wrong in all; `None`: as much as there is.
+    pub(super) faults: Option<u8>,
     pub(super) limit: Option<Limit>,
     pub(super) max_attempts: u32,
 }
@@ -70,6 +72,7 @@ pub(super) struct World {
     changes_left: u8,
     cancels_left: u8,
     takeovers_left: u8,
+    faults_left: Option<u8>,
     /// The old leader could not append.
     pub(super) was_refused: bool,
     /// The rule that was broken.
@@ -106,6 +109,17 @@ pub(super) enum Action {
     Follow(u128),
 }
 
+impl Action {
+    /// Without these, runs are started, placed on whoever is there, and succeed.
+    fn is_fault(&self, world: &World) -> bool {
+        match self {
+            Self::Ask(who, wish) => wish.is_fault(&world.schedulers[*who].state),
+            Self::Torn(..) | Self::Crash | Self::Change(..) | Self::TakeOver => true,
+            Self::Fence(_) | Self::Follow(_) => false,
+        }
+    }
+}
+
 impl World {
     pub(super) fn new(bounds: &Bounds) -> Self {
         let streams = bounds.runs.len() + 1;
@@ -123,6 +137,7 @@ impl World {
             changes_left: bounds.changes,
             cancels_left: bounds.cancels,
             takeovers_left: bounds.takeovers,
+            faults_left: bounds.faults,
             was_refused: false,
             fault: None,
         };
@@ -149,6 +164,14 @@ impl World {
     }
 
     pub(super) fn after(&self, bounds: &Bounds, action: &Action) -> Option<Self> {
+        let mut world = self.next(bounds, action)?;
+        if action.is_fault(self) {
+            world.faults_left = world.faults_left.map(|left| left.saturating_sub(1));
+        }
+        Some(world)
+    }
+
+    fn next(&self, bounds: &Bounds, action: &Action) -> Option<Self> {
         if self.fault.is_some() {
             return None;
         }
@@ -358,9 +381,8 @@ impl World {
             if !self.fleet[w as usize - 1].is_active() {
                 return Err("only an active worker is given runs");
             }
-            // Who polls knows best what it has, which a leader may not have read yet.
             let polls = matches!(wish, Wish::Poll(_));
-            let held = if polls { self.live_on(w) } else { held(before, w) };
+            let held = if polls { self.had_by_poller(before, w) } else { held(before, w) };
             if held + given(events, w) > bounds.slots[w as usize - 1] {
                 return Err("no worker has more runs than slots");
             }
@@ -372,9 +394,15 @@ impl World {
         Ok(())
     }
 
-    fn live_on(&self, w: u128) -> u32 {
-        let is_there = |life: &&Life| life.live.is_some_and(|(holder, _)| holder == worker(w));
-        self.lives.iter().filter(is_there).count() as u32
+    /// Who polls knows best what it has begun, which this leader may not have read yet. What another
+    /// leader gave it and it has not begun has not reached it, and this leader cannot know of it.
+    fn had_by_poller(&self, leader: &State, w: u128) -> u32 {
+        let is_there = |(n, life): &(u128, &Life)| {
+            let is_known = || leader.held_by(worker(w)).any(|id| id == run(*n));
+            let is_live = life.live.is_some_and(|(holder, _)| holder == worker(w));
+            is_live && (life.started || is_known())
+        };
+        (1..).zip(&self.lives).filter(is_there).count() as u32
     }
 
     pub(super) fn actions(&self, bounds: &Bounds, actions: &mut Vec<Action>) {
@@ -403,6 +431,9 @@ impl World {
                 actions.extend(streams.filter(is_behind).map(Action::Follow));
             }
             Role::Fences(left) => actions.extend(left.iter().map(|&n| Action::Fence(n))),
+        }
+        if self.faults_left == Some(0) {
+            actions.retain(|action| !action.is_fault(self));
         }
     }
 

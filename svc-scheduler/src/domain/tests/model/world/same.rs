@@ -8,6 +8,7 @@ use super::*;
 impl Hash for World {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
         (self.now, self.changes_left, self.cancels_left, self.takeovers_left).hash(hasher);
+        self.faults_left.hash(hasher);
         (self.was_refused, self.fault.is_some(), &self.fleet, &self.numbers).hash(hasher);
         for life in &self.lives {
             (life.submitted, life.ended.map(RunState::word), life.live, life.attempts).hash(hasher);
@@ -38,8 +39,11 @@ fn hash_run(state: &State, n: u128, hasher: &mut impl Hasher) {
     (known.delayed_until, known.held_back_until, known.deadline()).hash(hasher);
     (known.number, known.submitted_at).hash(hasher);
     for attempt in &known.attempts {
-        let cause = attempt.requeued.map(|cause| cause == Cause::Run);
-        (attempt.worker, attempt.started_at.is_some(), cause).hash(hasher);
+        attempt.requeued.map(|cause| cause == Cause::Run).hash(hasher);
+        // Where it was matters while it may be placed again.
+        if !known.state.is_terminal() {
+            (attempt.worker, attempt.started_at.is_some()).hash(hasher);
+        }
     }
     for job in &known.jobs {
         std::mem::discriminant(&job.state).hash(hasher);

@@ -24,6 +24,32 @@ pub(in super::super) enum Wish {
     Enforce,
 }
 
+impl Wish {
+    pub(super) fn is_fault(&self, state: &State) -> bool {
+        match *self {
+            Self::Submit(_)
+            | Self::Assign(0)
+            | Self::Release(_)
+            | Self::Due
+            | Self::Number
+            | Self::Limit
+            | Self::Enforce => false,
+            // By a lease that is not current, or of a run that is to stop.
+            Self::Report(n, index, Reported::Running | Reported::Succeeded) => {
+                let known = state.run(run(n));
+                known.is_none_or(|run| run.current().is_none() || index + 1 != run.attempts.len())
+            }
+            Self::Cancel(_)
+            | Self::Assign(_)
+            | Self::Poll(_)
+            | Self::Report(..)
+            | Self::Reconcile(..)
+            | Self::ExpireStart(..)
+            | Self::Expire => true,
+        }
+    }
+}
+
 impl World {
     /// Some wishes come when something is due.
     pub(super) fn time_of(&self, state: &State, wish: &Wish) -> Option<Timestamp> {
