@@ -226,6 +226,8 @@ impl Fleet {
             let mut lives = HashMap::new();
             while lives.len() < count {
                 match heard.recv().await.context("the workers are gone")? {
+                    // Of what waited before: it went through while the workers attached.
+                    Heard::Life { ended, .. } if ended < begun => {}
                     Heard::Life { run, arrived, ended } => {
                         lives.insert(run, (arrived, ended));
                         room.add_permits(1);
