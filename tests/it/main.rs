@@ -12,6 +12,7 @@ mod logs;
 mod loss;
 mod network;
 mod python;
+mod schedulers;
 mod tidy;
 mod transfers;
 mod trust;

@@ -97,6 +97,23 @@ impl Cluster {
         self.processes.start_program(&program, name, &words, &environment)
     }
 
+    /// Starts a second scheduler beside the first, named `standby`.
+    pub async fn standby(&mut self) -> Result<()> {
+        let first = self.home("svc-scheduler").join("config.toml");
+        let text = fs::read_to_string(first)?;
+        let (listen, rest) = text.split_once('\n').context("the configuration has lines")?;
+        let (_, port) = listen.trim_end_matches('\'').rsplit_once(':').context("a port")?;
+        let row = port.parse::<u16>()? / 10 * 10;
+        fs::create_dir_all(self.home("standby"))?;
+        let file = self.home("standby").join("config.toml");
+        fs::write(&file, format!("listen = '127.0.0.1:{}'\n{rest}", row + STANDBY))?;
+        // It is called by this name, too.
+        let program = self.home("svc-scheduler").join("svc-scheduler");
+        let words = ["--config".into(), file.into()];
+        self.processes.start_program(&program, "standby", &words, &[])?;
+        self.said("standby", "is ready at").await
+    }
+
     /// Whether a process runs under this name that [`Cluster::restart`] knows.
     pub fn is_service(&self, name: &str) -> bool {
         self.launches.contains_key(name)
@@ -167,6 +184,9 @@ impl Cluster {
     }
 }
 
+/// In the row of ports, after those of the log and the services.
+const STANDBY: u16 = SERVICES.len() as u16 + 1;
+
 /// One port for each, in a row.
 struct Ports(u16);
 
@@ -180,7 +200,7 @@ impl Ports {
             TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok()
         };
         let mut rows = (first..30_000).step_by(10).chain((20_000..first).step_by(10));
-        let free = rows.find(|row| (*row..row + 8).all(is_free));
+        let free = rows.find(|row| (*row..=row + STANDBY).all(is_free));
         free.map(Self).context("no ports are free between 20000 and 30000")
     }
 
