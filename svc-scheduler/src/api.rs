@@ -148,7 +148,7 @@ impl Api {
         request: pb::AttachWorkerRequest,
         worker: WorkerId,
     ) -> Answer<Instructions> {
-        self.connections.notify(Notice::Polled(worker));
+        self.connections.notify(Notice::Polled { worker, draining: request.draining });
         let free = u32::try_from(request.free_slots).unwrap_or_default();
         if request.draining || free == 0 {
             return Ok(Response::new(stream::empty().boxed()));

@@ -36,8 +36,11 @@ pub(crate) enum Notice {
         worker: WorkerId,
         line: u64,
     },
-    /// Asked for a run.
-    Polled(WorkerId),
+    /// Asked for a run, or only said that it is there and takes none.
+    Polled {
+        worker: WorkerId,
+        draining: bool,
+    },
     /// A worker that polls was given a run.
     Given {
         run: RunId,

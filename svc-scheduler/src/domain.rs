@@ -14,7 +14,8 @@
 //! - A terminal state never changes.
 //! - A run has at most one live attempt; attempts count up from 1; each is recorded before its worker
 //!   can hear of it, and fenced by its own token.
-//! - A worker never holds more runs than slots because of an assignment.
+//! - Nobody who leads gives a worker more runs than it has slots for, with those that it knows of. What a
+//!   leader before it gave at the last moment it knows when it has read it.
 //! - A queue is never scanned: runs that ask for the same wait in one line ([`queue`]).
 //! - No more runs of a pipeline or group are on workers than its limit says ([`limit`]).
 //! - No two runs of a pipeline have the same number, whoever submitted them ([`number`]).
@@ -31,6 +32,7 @@ mod policy;
 mod queue;
 mod report;
 mod retry;
+mod room;
 mod run;
 mod selector;
 mod spec;
@@ -58,8 +60,8 @@ pub use selector::{
     SelectorErrorKind, Severity, Unmet, lint,
 };
 pub use spec::{
-    ArgumentSpec, ArgumentValue, Build, JobSpec, MAX_JOBS, MAX_SPEC_BYTES, RunKind, RunSpec,
-    SpecError,
+    ArgumentSpec, ArgumentValue, Build, JobSpec, MAX_JOBS, MAX_SPEC_BYTES, MAX_TAGS, RunKind,
+    RunSpec, SpecError,
 };
 pub use state::{Filter, State};
 pub use worker::{Connected, Presence, Requirement, Worker, WorkerChange, WorkerFact};

@@ -34,8 +34,8 @@ pub(crate) struct Effects {
     config: Config,
     notices: mpsc::UnboundedReceiver<Notice>,
     connected: watch::Sender<Arc<Connected>>,
-    /// Until when those who poll count as being there.
-    polled: HashMap<WorkerId, Instant>,
+    /// Until when those who poll count as being there, and how.
+    polled: HashMap<WorkerId, (Instant, Presence)>,
     /// For the next assignments.
     tokens: Vec<LeaseToken>,
     ledger: Ledger,
@@ -144,7 +144,7 @@ impl Effects {
             now + Duration::from_millis(due.0.saturating_sub(at.0)).min(LONGEST_SLEEP)
         };
         let due = next_due.into_iter().chain(next_deadline).min().map(until_due);
-        let polled = self.polled.values().copied();
+        let polled = self.polled.values().map(|(until, _)| *until);
         self.wake_at = outlook.wake_at.into_iter().chain(polled).chain(due).min();
         Ok(())
     }
@@ -227,8 +227,9 @@ impl Effects {
                 self.ledger.detach(worker, line);
                 self.update_presence(worker);
             }
-            Notice::Polled(worker) => {
-                self.polled.insert(worker, now + self.config.poll_grace);
+            Notice::Polled { worker, draining } => {
+                let presence = if draining { Presence::Draining } else { Presence::Polled };
+                self.polled.insert(worker, (now + self.config.poll_grace, presence));
                 self.update_presence(worker);
             }
             Notice::Given { run, attempt } => self.ledger.note_given(run, attempt, now),
@@ -237,7 +238,7 @@ impl Effects {
     }
 
     fn forget_polled(&mut self, now: Instant) {
-        let over: Vec<_> = self.polled.extract_if(|_, until| *until <= now).collect();
+        let over: Vec<_> = self.polled.extract_if(|_, (until, _)| *until <= now).collect();
         for (worker, _) in over {
             self.update_presence(worker);
         }
@@ -247,7 +248,7 @@ impl Effects {
         let presence = match self.ledger.line(worker) {
             Some(line) if line.draining => Some(Presence::Draining),
             Some(_) => Some(Presence::Pushed),
-            None => self.polled.contains_key(&worker).then_some(Presence::Polled),
+            None => self.polled.get(&worker).map(|(_, presence)| *presence),
         };
         if self.connected.borrow().get(worker) == presence {
             return;

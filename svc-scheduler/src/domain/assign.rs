@@ -3,12 +3,14 @@
 //! Of the runs that can go anywhere, one of the owner with the fewest runs on workers goes first, and of
 //! those the one with the earliest place. It goes to the suitable worker that its selector prefers most,
 //! and of equal ones to that with the most free slots.
-//! The cost depends on the numbers of lines, of workers with room and of assignments, not on how many
-//! runs wait.
+//! The cost depends on the numbers of lines and of assignments, not on how many runs wait. Workers are
+//! looked at from the one with the most free slots on, until one suits; all of them only for runs that
+//! prefer some, were tried before, or that no worker with room suits.
 
 use std::{
     cmp::{Ordering, Reverse},
     collections::{BinaryHeap, HashMap, btree_set},
+    iter::Peekable,
 };
 
 use ids::{Attempt, LeaseToken, RunId, Timestamp, WorkerId};
@@ -17,6 +19,7 @@ use super::{
     Event, RunState,
     limit::Gate,
     queue::{Class, Owner, Place},
+    room::MostFirst,
     state::State,
     worker::{Connected, Presence, Worker},
 };
@@ -25,59 +28,132 @@ use super::{
 pub(super) struct Seats<'a> {
     state: &'a State,
     connected: &'a Connected,
-    with_room: Vec<Seat<'a>>,
+    /// Who asks just now, with room for one.
+    polling: Vec<WorkerId>,
+    /// What each was given already.
+    taken: HashMap<WorkerId, u32>,
 }
 
-/// A seat that a line may use.
-#[derive(Clone, Copy)]
-pub(super) struct Choice {
-    at: usize,
+/// The seats that a line may use.
+pub(super) struct Choices<'a> {
+    /// Best first. What was taken since may be missing in their numbers of free slots.
+    best: BinaryHeap<Choice>,
+    /// Those that were not looked at, as far as they need not be.
+    rest: Option<Peekable<MostFirst<'a>>>,
+}
+
+/// In the order in which they count; of equals, the one with the smallest id.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Choice {
     /// How much the line prefers it.
     score: i32,
-}
-
-struct Seat<'a> {
-    id: WorkerId,
-    worker: &'a Worker,
     free: u32,
+    id: Reverse<WorkerId>,
 }
 
 impl<'a> Seats<'a> {
     pub(super) fn of(state: &'a State, connected: &'a Connected) -> Self {
-        let pushed = state.roomy().filter(|(id, _)| connected.get(*id) == Some(Presence::Pushed));
-        let pushed = pushed.map(|(id, worker)| {
-            let free = worker.slots.saturating_sub(state.held_count(id));
-            Seat { id, worker, free }
-        });
-        let polling = connected.polling().filter_map(|(id, free)| {
-            let worker = state.worker(id).filter(|worker| worker.is_active())?;
+        let polling = connected.polling().filter(|&(id, free)| {
+            let is_active = state.worker(id).is_some_and(Worker::is_active);
             // What it holds and has not begun may not have reached it yet.
-            let free = free.saturating_sub(unstarted_on(state, id)).min(1);
-            Some(Seat { id, worker, free })
+            is_active && free > unstarted_on(state, id)
         });
-        let with_room = pushed.chain(polling.filter(|seat| seat.free > 0)).collect();
-        Self { state, connected, with_room }
+        let polling = polling.map(|(id, _)| id).collect();
+        Self { state, connected, polling, taken: HashMap::new() }
+    }
+
+    /// Whether a line has a seat.
+    pub(super) fn has_for(mut self, class: &Class) -> bool {
+        let mut choices = self.for_line(class);
+        self.take(&mut choices, class).is_some()
+    }
+
+    /// More than this cannot be placed.
+    fn room(&self) -> u64 {
+        self.state.room.all() + self.polling.len() as u64
+    }
+
+    fn free(&self, id: WorkerId) -> u32 {
+        let room = match self.connected.get(id) {
+            Some(Presence::Pushed) => self.state.room.on(id),
+            Some(Presence::Polls { .. }) => u32::from(self.polling.contains(&id)),
+            Some(Presence::Polled | Presence::Draining) | None => 0,
+        };
+        room.saturating_sub(self.taken.get(&id).copied().unwrap_or_default())
+    }
+
+    /// `None`: it has no room, or does not suit.
+    fn rank(&self, id: WorkerId, class: &Class) -> Option<Rank> {
+        let wanted = &class.requirement;
+        let is_there = self.connected.get(id).is_some_and(|presence| presence.suits(wanted));
+        let worker = self.state.worker(id).filter(|_| is_there && self.free(id) > 0)?;
+        worker.suits(id, wanted).then(|| rank(id, worker, class))
     }
 
     /// The seats that a line may use: the best of all attached workers that suit it, if those have
     /// room. A run rather waits for them than goes to a worse one.
-    pub(super) fn for_line(&self, class: &Class) -> Vec<Choice> {
-        let wanted = &class.requirement;
-        let is_there = |id| self.connected.get(id).is_some_and(|presence| presence.suits(wanted));
-        let suits = |seat: &Seat<'_>| seat.worker.suits(seat.id, wanted) && is_there(seat.id);
-        let mut found: Vec<_> =
-            (0..self.with_room.len()).filter(|&at| suits(&self.with_room[at])).collect();
-        let rank_of = |&at: &usize| rank(self.with_room[at].id, self.with_room[at].worker, class);
-        let choice = |at: usize| Choice {
-            at,
-            score: wanted.selector.score(self.with_room[at].worker.offer()),
-        };
-        let Some(best) = found.iter().map(rank_of).min() else { return vec![] };
-        if best > Rank::default() && self.is_any_better(best, class) {
-            return vec![];
+    fn for_line(&self, class: &Class) -> Choices<'a> {
+        let selector = &class.requirement.selector;
+        let rest = self.state.room.most_first();
+        if class.tried.is_empty() && !selector.prefers() {
+            let mut choices =
+                Choices { best: BinaryHeap::new(), rest: Some(rest.clone().peekable()) };
+            for &id in &self.polling {
+                self.look_at(id, &mut choices, class);
+            }
+            self.look(&mut choices, class);
+            if !choices.best.is_empty() {
+                return choices;
+            }
         }
-        found.retain(|at| rank_of(at) == best);
-        found.into_iter().map(choice).collect()
+        let all = rest.map(|(_, id)| id).chain(&self.polling).copied();
+        let found: HashMap<_, _> = all.filter_map(|id| Some((id, self.rank(id, class)?))).collect();
+        let best = found.values().min().copied();
+        let best =
+            best.filter(|best| *best == Rank::default() || !self.is_any_better(*best, class));
+        let found = found.into_iter().filter(|(_, rank)| Some(*rank) == best);
+        let choice = |(id, _)| {
+            let score = self.state.worker(id).map_or(0, |worker| selector.score(worker.offer()));
+            Choice { score, free: self.free(id), id: Reverse(id) }
+        };
+        Choices { best: found.map(choice).collect(), rest: None }
+    }
+
+    /// Goes on until nobody who was not looked at has more room than the best.
+    fn look(&self, choices: &mut Choices<'a>, class: &Class) {
+        loop {
+            let best = choices.best.peek().map_or(0, |best| best.free);
+            let rest = choices.rest.as_mut();
+            let Some((_, id)) = rest.and_then(|rest| rest.next_if(|(free, _)| free.0 > best))
+            else {
+                return;
+            };
+            self.look_at(*id, choices, class);
+        }
+    }
+
+    fn look_at(&self, id: WorkerId, choices: &mut Choices<'a>, class: &Class) {
+        if self.rank(id, class) == Some(Rank::default()) {
+            choices.best.push(Choice { score: 0, free: self.free(id), id: Reverse(id) });
+        }
+    }
+
+    /// Takes the best seat.
+    fn take(&mut self, choices: &mut Choices<'a>, class: &Class) -> Option<WorkerId> {
+        loop {
+            self.look(choices, class);
+            let best = choices.best.pop()?;
+            let (Reverse(id), free) = (best.id, self.free(best.id.0));
+            let left = free.saturating_sub(u32::from(free == best.free));
+            if left > 0 {
+                choices.best.push(Choice { free: left, ..best });
+            }
+            // Lines share seats.
+            if free == best.free {
+                *self.taken.entry(id).or_default() += 1;
+                return Some(id);
+            }
+        }
     }
 
     /// Whether somebody who takes runs, but has no room at this moment, suits better.
@@ -146,7 +222,7 @@ pub(super) fn assign_runs(
 struct Pass<'a> {
     state: &'a State,
     seats: Seats<'a>,
-    free: u32,
+    free: u64,
     classes: Vec<WaitingClass<'a>>,
     heads: BinaryHeap<Reverse<Head<'a>>>,
     /// Runs that each owner has, with those given in this pass.
@@ -158,7 +234,7 @@ struct Pass<'a> {
 struct WaitingClass<'a> {
     class: &'a Class,
     /// Looked up when the first of its runs comes up.
-    choices: Option<Vec<Choice>>,
+    choices: Option<Choices<'a>>,
 }
 
 /// The first run of a line. Who has fewer runs on workers goes first; among equals, the earlier place.
@@ -172,7 +248,7 @@ struct Head<'a> {
 
 impl<'a> Pass<'a> {
     fn of(state: &'a State, seats: Seats<'a>) -> Self {
-        let free = seats.with_room.iter().map(|seat| seat.free).sum();
+        let free = seats.room();
         let mut pass = Self {
             state,
             seats,
@@ -234,8 +310,7 @@ impl<'a> Pass<'a> {
             if !self.is_open(class) {
                 continue;
             }
-            let Some(seat) = self.choose(head.class) else { continue };
-            self.seats.with_room[seat].free -= 1;
+            let Some(worker) = self.choose(head.class) else { continue };
             self.free -= 1;
             for gate in class.gates.iter() {
                 *self.passed.entry(gate).or_default() += 1;
@@ -243,21 +318,16 @@ impl<'a> Pass<'a> {
             self.shares.insert(head.owner, share + 1);
             let run = head.place.run;
             self.push(share + 1, head.owner, head.class, head.rest);
-            return Some((run, self.seats.with_room[seat].id));
+            return Some((run, worker));
         }
         None
     }
 
-    fn choose(&mut self, class: usize) -> Option<usize> {
+    fn choose(&mut self, class: usize) -> Option<WorkerId> {
         let Self { seats, classes, .. } = self;
         let WaitingClass { class, choices } = &mut classes[class];
         let choices = choices.get_or_insert_with(|| seats.for_line(class));
-        let roomy = choices.iter().filter(|choice| seats.with_room[choice.at].free > 0);
-        // Of equals, the first.
-        let best = roomy.max_by_key(|choice| {
-            (choice.score, seats.with_room[choice.at].free, Reverse(choice.at))
-        });
-        best.map(|choice| choice.at)
+        seats.take(choices, class)
     }
 }
 

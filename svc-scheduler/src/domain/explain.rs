@@ -64,7 +64,7 @@ pub fn explain(state: &State, id: RunId, connected: &Connected) -> Option<Placem
     let run = state.run(id)?;
     let mut placement = placement(state, run, connected);
     placement.priority = run.spec.policy.priority;
-    placement.owner_running = state.share(&run.owner);
+    placement.owner_running = state.share(&run.started_by);
     if run.state == RunState::Queued && run.delayed_until.is_none() {
         add_position(state, id, run, &mut placement);
     }
@@ -77,7 +77,7 @@ fn add_position(state: &State, id: RunId, run: &Run, placement: &mut Placement) 
     let own_share = placement.owner_running;
     for (owner, line) in state.queue.of_class(&class) {
         let share = state.share(owner);
-        if *owner == run.owner || share == own_share {
+        if *owner == run.started_by || share == own_share {
             let most = MAX_POSITION.saturating_sub(placement.queue_position);
             placement.queue_position += line.range(..place).take(most).count();
         } else if share < own_share {
@@ -93,7 +93,7 @@ fn add_position(state: &State, id: RunId, run: &Run, placement: &mut Placement) 
         placement.summary = format!(
             "{}, since {} has {} on workers and {} fewer",
             placement.summary,
-            run.owner,
+            run.started_by,
             count(own_share as usize, "run"),
             if others == 1 { "another user has".into() } else { format!("{others} others have") },
         );
@@ -286,7 +286,7 @@ fn availability(
     placement: &Placement,
     connected: &Connected,
 ) -> String {
-    if !Seats::of(state, connected).for_line(class).is_empty() {
+    if Seats::of(state, connected).has_for(class) {
         return "a matching worker is free and gets the run next".into();
     }
     let states = [

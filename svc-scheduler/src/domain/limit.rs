@@ -41,7 +41,7 @@ pub struct Limit {
 pub enum WhenFull {
     /// They wait.
     Queue,
-    /// Whatever was submitted before them ends.
+    /// Whatever was started before them ends.
     CancelOlder,
     /// They end.
     CancelNewer,
@@ -55,11 +55,11 @@ pub enum LimitError {
     Nothing,
 }
 
-/// The runs of a gate that have not ended.
+/// The runs of a gate that have not ended. One that is planned for later counts when it is due.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Crowd {
     pub(super) limit: Option<Limit>,
-    /// Without those that are to stop, oldest first.
+    /// Without those that are to stop; oldest first, by when they were due.
     pub(super) staying: BTreeSet<(Timestamp, RunId)>,
     /// On workers, those that are to stop, too.
     pub(super) held: u32,

@@ -50,9 +50,8 @@ pub(super) struct Place {
 
 impl Place {
     pub(super) fn of(id: RunId, run: &Run) -> Self {
-        let waits_since = run.submitted_at.max(run.spec.not_before.unwrap_or_default());
         let ahead = i64::from(run.spec.policy.priority) * AGEING;
-        let since = i64::try_from(waits_since.0).unwrap_or(i64::MAX);
+        let since = i64::try_from(run.waits_since().0).unwrap_or(i64::MAX);
         Self { since: since.saturating_sub(ahead), run: id }
     }
 }

@@ -23,8 +23,9 @@ pub struct Run {
     pub attempts: Vec<AttemptRecord>,
     /// In the order of the spec.
     pub jobs: Vec<Job>,
-    pub start_reason: String,
-    pub started_by: String,
+    pub start_reason: Arc<str>,
+    /// Among whom workers are shared out.
+    pub started_by: Owner,
     pub submitted_at: Timestamp,
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
@@ -42,8 +43,6 @@ pub struct Run {
     pub(super) held_back_until: Timestamp,
     pub(super) requirement: Arc<Requirement>,
     pub(super) gates: Arc<[Gate]>,
-    /// Who started it, among whom workers are shared out.
-    pub(super) owner: Owner,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,18 +132,27 @@ impl Run {
         (&self.requirement, &self.gates, self.delayed_until)
     }
 
-    pub(super) fn submitted(event: &Event) -> Option<Self> {
+    /// From when on it could be on a worker.
+    pub(super) fn waits_since(&self) -> Timestamp {
+        self.submitted_at.max(self.spec.not_before.unwrap_or_default())
+    }
+
+    /// `like`: an earlier run of the same pipeline. What the two have in common is kept once.
+    pub(super) fn submitted(event: &Event, like: Option<&Self>) -> Option<Self> {
         let Event::RunSubmitted { number, spec, start_reason, started_by, at, .. } = event else {
             return None;
         };
+        let same = like.filter(|like| like.spec == *spec);
+        let spec = Arc::clone(same.map_or(spec, |same| &same.spec));
+        let requirement = same.map(|same| Arc::clone(&same.requirement));
+        let gates = same.map(|same| Arc::clone(&same.gates));
         Some(Self {
             number: *number,
-            spec: Arc::clone(spec),
             state: RunState::Queued,
             attempts: vec![],
-            jobs: waiting(spec),
-            start_reason: start_reason.clone(),
-            started_by: started_by.clone(),
+            jobs: waiting(&spec),
+            start_reason: shared(like.map(|like| &like.start_reason), start_reason),
+            started_by: shared(like.map(|like| &like.started_by), started_by),
             submitted_at: *at,
             started_at: None,
             finished_at: None,
@@ -155,9 +163,9 @@ impl Run {
             revision: 1,
             delayed_until: spec.not_before.filter(|due| due > at),
             held_back_until: spec.not_before.unwrap_or_default(),
-            requirement: Arc::new(Requirement::of(spec)),
-            gates: gates(spec),
-            owner: started_by.as_str().into(),
+            requirement: requirement.unwrap_or_else(|| Arc::new(Requirement::of(&spec))),
+            gates: gates.unwrap_or_else(|| gates_of(&spec)),
+            spec,
         })
     }
 
@@ -174,6 +182,8 @@ impl Run {
             Event::RunDue { .. } => self.delayed_until = None,
             Event::RunAssigned { attempt, worker, token, at, .. } => {
                 self.state = RunState::Assigned;
+                // Most have one, and are kept for ever.
+                self.attempts.reserve_exact(1);
                 self.attempts.push(AttemptRecord {
                     attempt: *attempt,
                     worker: *worker,
@@ -253,8 +263,13 @@ impl Run {
     }
 }
 
+/// The text, as it is known already if it is the same.
+fn shared(known: Option<&Arc<str>>, text: &str) -> Arc<str> {
+    known.filter(|known| known[..] == *text).map_or_else(|| text.into(), Arc::clone)
+}
+
 /// What it goes through: nothing, if it is a build.
-fn gates(spec: &RunSpec) -> Arc<[Gate]> {
+fn gates_of(spec: &RunSpec) -> Arc<[Gate]> {
     let of_pipeline = (spec.kind == RunKind::Pipeline).then_some(Gate::Pipeline(spec.pipeline));
     of_pipeline.into_iter().chain(spec.policy.gates()).collect()
 }

@@ -112,6 +112,11 @@ impl Selector {
         self
     }
 
+    /// Whether some workers are better than others.
+    pub(super) fn prefers(&self) -> bool {
+        !self.preferred.is_empty()
+    }
+
     /// How much a worker is preferred.
     pub(super) fn score(&self, offer: &Offer) -> i32 {
         let wanted = self.preferred.iter().filter(|(condition, _)| offer.fulfils(condition));

@@ -16,6 +16,8 @@ use super::{
 pub const MAX_JOBS: usize = 1_000;
 /// Most bytes of one spec, as stored.
 pub const MAX_SPEC_BYTES: usize = 200 << 10;
+/// Most tags of a pipeline.
+pub const MAX_TAGS: usize = 256;
 
 /// All that is needed to place a run and to do it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +100,8 @@ pub enum SpecError {
     NoArtifact,
     #[error("a tag is empty")]
     EmptyTag,
+    #[error("{tags} tags are too many; at most {MAX_TAGS} are taken")]
+    TooManyTags { tags: usize },
     #[error(transparent)]
     Policy(#[from] PolicyError),
     #[error("selector: {terms} terms are too many; at most {MAX_TERMS} are taken")]
@@ -144,16 +148,20 @@ impl RunSpec {
             return Err(SpecError::EmptyTag);
         }
         self.policy.check()?;
-        let terms = self.selector.terms();
-        if terms > MAX_TERMS {
-            return Err(SpecError::TooManyTerms { terms });
-        }
-        if let Some(why) = Requirement::of(self).selector.contradiction() {
-            return Err(SpecError::Contradiction { why });
-        }
         let bytes = self.bytes();
         if bytes > MAX_SPEC_BYTES {
             return Err(SpecError::TooLarge { bytes });
+        }
+        let (terms, tags) = (self.selector.terms(), self.tags.len());
+        if terms > MAX_TERMS {
+            return Err(SpecError::TooManyTerms { terms });
+        }
+        if tags > MAX_TAGS {
+            return Err(SpecError::TooManyTags { tags });
+        }
+        // Each term is held against each other one.
+        if let Some(why) = Requirement::of(self).selector.contradiction() {
+            return Err(SpecError::Contradiction { why });
         }
         check_jobs(&self.jobs)?;
         self.check_done_jobs()?;

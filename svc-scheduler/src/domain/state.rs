@@ -13,6 +13,7 @@ use super::{
     limit::{Crowd, Gate, Limit},
     number::Numbers,
     queue::{Class, Owner, Place, Queue},
+    room::Room,
     run::{Run, RunState},
     unstarted::Unstarted,
     worker::Worker,
@@ -21,7 +22,8 @@ use super::{
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
     // From `run-*`.
-    runs: HashMap<RunId, Run>,
+    /// In boxes: a table that grows moves what is in it.
+    runs: HashMap<RunId, Box<Run>>,
     by_pipeline: ByPipeline,
     by_time: BTreeSet<(Timestamp, RunId)>,
     /// Not ended.
@@ -51,8 +53,8 @@ pub struct State {
     workers: BTreeMap<WorkerId, Worker>,
     // From both, a function of `held` and `workers`.
     gone_holding: BTreeSet<WorkerId>,
-    /// Active, with a free slot.
-    roomy: BTreeSet<WorkerId>,
+    /// Free slots of active workers.
+    pub(super) room: Room,
 }
 
 /// Runs of a pipeline by when they were submitted.
@@ -71,12 +73,12 @@ pub struct Filter {
 impl State {
     #[must_use]
     pub fn run(&self, id: RunId) -> Option<&Run> {
-        self.runs.get(&id)
+        self.runs.get(&id).map(|run| &**run)
     }
 
     /// In no order.
     pub fn runs(&self) -> impl Iterator<Item = (RunId, &Run)> {
-        self.runs.iter().map(|(&id, run)| (id, run))
+        self.runs.iter().map(|(&id, run)| (id, &**run))
     }
 
     #[must_use]
@@ -102,7 +104,7 @@ impl State {
                 Box::new(runs.range(from..=to).rev().map(|&(_, _, id)| id))
             }
         };
-        ids.filter_map(|id| Some((id, self.runs.get(&id)?))).filter(move |(_, run)| {
+        ids.filter_map(|id| Some((id, self.run(id)?))).filter(move |(_, run)| {
             (filter.with_builds || run.spec.kind == RunKind::Pipeline)
                 && filter.pipeline.is_none_or(|pipeline| run.spec.pipeline == pipeline)
                 && (!filter.only_open || !run.state.is_terminal())
@@ -156,7 +158,7 @@ impl State {
 
     /// Runs that their worker must be told to begin, but for the first so many that were assigned.
     pub fn unstarted(&self, first: u64) -> impl Iterator<Item = (RunId, &Run)> {
-        self.unstarted.after(first).filter_map(|id| Some((id, self.runs.get(&id)?)))
+        self.unstarted.after(first).filter_map(|id| Some((id, self.run(id)?)))
     }
 
     /// How many were assigned so far.
@@ -172,7 +174,7 @@ impl State {
 
     /// Runs that their worker must be told to stop.
     pub fn cancelling(&self) -> impl Iterator<Item = (RunId, &Run)> {
-        self.cancelling.iter().filter_map(|id| Some((*id, self.runs.get(id)?)))
+        self.cancelling.iter().filter_map(|id| Some((*id, self.run(*id)?)))
     }
 
     /// Workers whose runs must be taken away.
@@ -191,7 +193,7 @@ impl State {
         self.crowds.get(gate)?.limit
     }
 
-    /// With the runs that are on workers, and all that have not ended.
+    /// With the runs that are on workers, and all that are due and have not ended.
     pub fn limits(&self) -> impl Iterator<Item = (&Gate, Limit, u32, usize)> {
         self.crowds
             .iter()
@@ -236,11 +238,6 @@ impl State {
         self.deadlines.iter().copied()
     }
 
-    /// Active workers with a free slot.
-    pub(super) fn roomy(&self) -> impl Iterator<Item = (WorkerId, &Worker)> {
-        self.roomy.iter().filter_map(|&id| Some((id, self.workers.get(&id)?)))
-    }
-
     /// Whether a run has no number.
     #[must_use]
     pub fn is_number_missing(&self) -> bool {
@@ -257,11 +254,8 @@ impl State {
         } else {
             self.gone_holding.remove(&id);
         }
-        if held < worker.slots && worker.is_active() {
-            self.roomy.insert(id);
-        } else {
-            self.roomy.remove(&id);
-        }
+        let free = if worker.is_active() { worker.slots.saturating_sub(held) } else { 0 };
+        self.room.set(id, free);
     }
 
     fn change_crowd(&mut self, gate: &Gate, change: impl FnOnce(&mut Crowd)) {
@@ -309,8 +303,8 @@ impl State {
                 self.deadlines.extend(run.deadline().map(|deadline| (deadline, id)));
             }
             let after = (Standing::of(id, run), Part::of(run));
-            let (place, gates) = ((run.submitted_at, id), Arc::clone(&run.gates));
-            let owner = Arc::clone(&run.owner);
+            let (place, gates) = ((run.waits_since(), id), Arc::clone(&run.gates));
+            let owner = Arc::clone(&run.started_by);
             if before.1 != after.1 {
                 self.change_part(&gates, place, &owner, before.1, after.1);
             }
@@ -318,7 +312,7 @@ impl State {
                 self.leave(id, before.0);
                 self.enter(id, after.0);
             }
-        } else if let Some(mut run) = Run::submitted(event) {
+        } else if let Some(mut run) = Run::submitted(event, self.run_like(event)) {
             let (pipeline, place) = (run.spec.pipeline, (run.submitted_at, id));
             if run.spec.kind == RunKind::Pipeline {
                 self.number(id, &mut run);
@@ -329,11 +323,20 @@ impl State {
             self.open_by_pipeline.insert((pipeline, run.submitted_at, id));
             self.deadlines.extend(run.deadline().map(|deadline| (deadline, id)));
             let (standing, part) = (Standing::of(id, &run), Part::of(&run));
-            let (gates, owner) = (Arc::clone(&run.gates), Arc::clone(&run.owner));
-            self.runs.insert(id, run);
-            self.change_part(&gates, place, &owner, Part::default(), part);
+            let (gates, owner) = (Arc::clone(&run.gates), Arc::clone(&run.started_by));
+            let since = (run.waits_since(), id);
+            self.runs.insert(id, Box::new(run));
+            self.change_part(&gates, since, &owner, Part::default(), part);
             self.enter(id, standing);
         }
+    }
+
+    /// The newest run of the pipeline of which this submits another.
+    fn run_like(&self, event: &Event) -> Option<&Run> {
+        let Event::RunSubmitted { spec, .. } = event else { return None };
+        let filter =
+            Filter { pipeline: Some(spec.pipeline), with_builds: true, ..Filter::default() };
+        self.list(filter).next().map(|(_, run)| run)
     }
 
     fn number(&mut self, id: RunId, run: &mut Run) {
@@ -445,13 +448,14 @@ enum Standing {
 struct Part {
     /// On a worker.
     held: bool,
-    /// Has not ended, and is not to stop.
+    /// Has not ended, and is not to stop; nor is it only planned for later.
     stays: bool,
 }
 
 impl Part {
     fn of(run: &Run) -> Self {
-        let stays = !run.state.is_terminal() && run.cancel_requested.is_none();
+        let is_planned = run.attempts.is_empty() && run.delayed_until.is_some();
+        let stays = !run.state.is_terminal() && run.cancel_requested.is_none() && !is_planned;
         Self { held: run.state.is_held(), stays }
     }
 }
@@ -468,7 +472,7 @@ impl Standing {
                 let since = run.attempts.last().and_then(|last| last.ended_at);
                 return Self::Delayed { until, since };
             }
-            let (class, owner) = (Class::of(run), Arc::clone(&run.owner));
+            let (class, owner) = (Class::of(run), Arc::clone(&run.started_by));
             return Self::Queued { class, owner, place: Place::of(id, run) };
         }
         // A run that was cancelled in the queue ended on no worker.

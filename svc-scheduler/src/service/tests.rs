@@ -373,6 +373,25 @@ async fn a_worker_that_polls_gets_one_run_at_a_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_worker_that_polls_while_it_drains_is_not_waited_for() {
+    let mut house = House::start().await;
+    house.register(1, 0, &["golang"]).await;
+    house.register(2, 1, &["golang"]).await;
+    let mut line = house.attach(2, &[]).await;
+    house.submit(1, &[]).await;
+    let (lease, _) = line.start().await;
+    let (worker_id, draining) = (worker_id(1), true);
+    let poll = AttachWorkerRequest { worker_id, draining, free_slots: 1, ..Default::default() };
+    let mut none = Line(house.client.attach_worker(poll).await.unwrap().into_inner());
+    assert_eq!(none.next().await, None);
+    // Any other worker that takes runs would be better than the one that had it.
+    house.report(2, &lease, ReportedState::GivenBack).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    assert_eq!(line.start().await.0.attempt, 2);
+    assert!(begun.elapsed() < Config::default().poll_grace);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_run_that_is_not_begun_in_time_goes_to_another_worker() {
     let start_timeout = Duration::from_secs(5);
     let config = Config { start_timeout, ..Config::default() };

@@ -72,6 +72,8 @@ fn sizes_are_bounded() {
     let long = JobSpec { description: "x".repeat(MAX_SPEC_BYTES), ..job(1, &[]) };
     let refusal = decide(&State::default(), submit(1, with_jobs(vec![long]))).unwrap_err();
     assert!(refusal.to_string().contains("at most 204800 are allowed"), "{refusal}");
+    let tags = vec!["a".into(); MAX_TAGS + 1];
+    refused(RunSpec { tags, ..spec() }, "257 tags are too many; at most 256 are taken");
 }
 
 #[test]

@@ -222,14 +222,17 @@ fn assert_limits(before: &State, after: &State) {
 fn assert_counts(state: &State) {
     let mut shares = std::collections::BTreeMap::<&str, u32>::new();
     for (_, run) in state.runs().filter(|(_, run)| run.state.is_held()) {
-        *shares.entry(&run.owner).or_default() += 1;
+        *shares.entry(&run.started_by).or_default() += 1;
     }
     assert_eq!(state.share("user:alice"), shares.get("user:alice").copied().unwrap_or_default());
     for gate in [gate(true), gate(false)] {
         let through = |run: &&Run| run.gates.contains(&gate);
         let runs = || state.runs().map(|(_, run)| run).filter(through);
         let held = runs().filter(|run| run.state.is_held()).count();
-        let stays = |run: &&Run| !run.state.is_terminal() && run.cancel_requested.is_none();
+        let is_planned = |run: &Run| run.attempts.is_empty() && run.delayed_until.is_some();
+        let stays = |run: &&Run| {
+            !run.state.is_terminal() && run.cancel_requested.is_none() && !is_planned(run)
+        };
         let (crowd, staying) = (state.crowd(&gate), runs().filter(stays).count());
         assert_eq!(crowd.map_or(0, |crowd| crowd.held as usize), held);
         assert_eq!(crowd.map_or(0, |crowd| crowd.staying.len()), staying);
@@ -246,7 +249,8 @@ fn assert_sound(state: &State) {
     let line_of = |id, run: &Run| {
         let place = queue::Place::of(id, run);
         let lines = state.queue.lines().flat_map(|(_, lines)| lines);
-        let lines = lines.filter(|(owner, line)| line.contains(&place) && **owner == run.owner);
+        let lines =
+            lines.filter(|(owner, line)| line.contains(&place) && **owner == run.started_by);
         let delayed = state.queue.delayed().filter(|(_, delayed)| *delayed == id);
         let found = lines.count() + delayed.count();
         (found == 1, found > 1)
@@ -285,10 +289,13 @@ fn assert_sound(state: &State) {
         gone.is_some_and(|worker| state.held_by(id).any(|run| leaves(run, worker)))
     });
     assert_eq!(state.gone_holding().collect::<BTreeSet<_>>(), gone.collect());
-    let roomy = state
-        .workers()
-        .filter(|(id, worker)| worker.is_active() && state.held_count(*id) < worker.slots);
-    assert!(state.roomy().eq(roomy));
+    let active = state.workers().filter(|(_, worker)| worker.is_active());
+    let free = active.map(|(id, worker)| {
+        (std::cmp::Reverse(worker.slots.saturating_sub(state.held_count(id))), id)
+    });
+    let free: BTreeSet<_> = free.filter(|(free, _)| free.0 > 0).collect();
+    assert!(state.room.most_first().eq(&free));
+    assert_eq!(state.room.all(), free.iter().map(|(free, _)| u64::from(free.0)).sum::<u64>());
 }
 
 /// In which order facts of different streams are folded does not matter.

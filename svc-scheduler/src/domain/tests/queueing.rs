@@ -48,6 +48,17 @@ fn why(given: impl IntoIterator<Item = Vec<Fact>>, n: u128) -> Placement {
 }
 
 #[test]
+fn what_runs_of_a_pipeline_have_in_common_is_kept_once() {
+    let given = [wish(1, "a", spec()), wish(2, "a", spec()), wish(3, "b", urgent(1))].concat();
+    let state = State::replay(&given);
+    let is_shared = |one, other| {
+        let [one, other] = [one, other].map(|n| state.run(run(n)).unwrap());
+        Arc::ptr_eq(&one.spec, &other.spec) && Arc::ptr_eq(&one.started_by, &other.started_by)
+    };
+    assert!(is_shared(1, 2) && !is_shared(2, 3));
+}
+
+#[test]
 fn a_point_of_priority_is_worth_a_minute_of_waiting() {
     let given = || [joined(1, 9, &["golang"]), wish(1, "a", urgent(0)), wish(2, "a", urgent(1))];
     assert_eq!(order(given()), [2, 1]);
@@ -120,6 +131,43 @@ fn what_is_too_much_for_a_limit_is_cancelled() {
     check(given(WhenFull::Queue), enforce, Ok(vec![]));
     // Nothing goes to a worker that may have to stop at once.
     assert_eq!(order(given(WhenFull::CancelNewer)), []);
+}
+
+#[test]
+fn a_start_that_is_planned_counts_for_a_limit_when_it_is_due() {
+    let given = |when_full, more: Vec<Fact>| {
+        let later = RunSpec { not_before: Some(at(60_000)), ..grouped("db") };
+        let runs = [wish(1, "a", grouped("db")), wish(2, "a", later), own([assigned(1, 1, 1)])];
+        [vec![joined(1, 9, &["golang"]), limited(group("db"), 1, when_full)], runs.to_vec()]
+            .concat()
+            .into_iter()
+            .chain([more])
+    };
+    let ended = |when_full, more| {
+        let state: Vec<_> = given(when_full, more).flatten().collect();
+        let events = decide(&State::replay(&state), Command::EnforceLimits { at: at(70_000) });
+        events.unwrap().iter().filter_map(Event::run).collect::<Vec<_>>()
+    };
+    let due = own([Event::RunDue { run: run(2), at: at(60_000) }]);
+    for when_full in [WhenFull::CancelOlder, WhenFull::CancelNewer] {
+        assert_eq!(ended(when_full, vec![]), []);
+    }
+    assert_eq!(ended(WhenFull::CancelNewer, due.clone()), [run(2)]);
+    // It is the newest once it is due, whenever it was planned.
+    let third = wish(3, "a", grouped("db"));
+    let all = [third, due].concat();
+    assert_eq!(ended(WhenFull::CancelOlder, all), [run(1), run(3)]);
+    // One that waits to be tried again was there before.
+    let again = Event::RunRequeued {
+        run: run(1),
+        attempt: Attempt(1),
+        reason: "lost".into(),
+        cause: Cause::Infrastructure,
+        not_before: Some(at(90_000)),
+        at: at(5_000),
+    };
+    let more = [own([again]), wish(4, "a", grouped("db"))].concat();
+    assert_eq!(ended(WhenFull::CancelOlder, more), [run(1)]);
 }
 
 #[test]
