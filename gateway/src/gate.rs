@@ -49,10 +49,10 @@ pub struct Witness {
     pub identity: PathBuf,
 }
 
-/// What every route shares. Clients are cloned for each call, as tonic wants it; that is cheap.
+/// What every route shares. Clients are cloned for each call, as tonic wants it.
 #[derive(Clone, Debug)]
 pub(crate) struct Gate {
-    deps: Deps,
+    deps: Arc<Deps>,
     config: Arc<Config>,
 }
 
@@ -67,7 +67,7 @@ impl Gate {
             access: deps.access.max_decoding_message_size(MAX_ANSWER),
             ..deps
         };
-        Self { deps, config: Arc::new(config) }
+        Self { deps: Arc::new(deps), config: Arc::new(config) }
     }
 
     pub(crate) fn registry(&self) -> RegistryClient<Channel> {
