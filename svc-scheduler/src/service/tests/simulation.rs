@@ -3,8 +3,8 @@
 //! The scheduler is the real service over its own protocol. Agents and the registry are what the
 //! scheduler sees of them: an agent holds runs, repeats each report until it is answered, and stops what
 //! it is told to; the registry says that a worker is lost when it was away for the grace time. Between
-//! them messages are lost, late, doubled and out of order; agents are cut off and crash, the scheduler
-//! crashes and starts from the log, and its clock jumps by an hour. Then all is well again, and 60 s
+//! them messages are lost, late, doubled and out of order; agents are cut off, pause and crash, the
+//! scheduler crashes and starts from the log, and its clock jumps by an hour. Then all is well again, and 60 s
 //! later every run must have ended as the log, the service and the agents agree.
 //!
 //! `SCHEDULER_SIMULATIONS=5000` runs so many seeds, `SCHEDULER_SEED=17` repeats the one that a failure
@@ -74,6 +74,8 @@ struct Seen {
 struct Agent {
     up: bool,
     cut: bool,
+    /// Until then it does nothing; what comes waits.
+    paused_until: u64,
     /// Since when the registry hears nothing of it.
     silent_since: Option<u64>,
     lost: bool,
@@ -104,6 +106,7 @@ enum Happening {
     Answered { agent: usize, lease: Lease, state: ReportedState, answer: Result<bool, Code> },
     Cut(usize),
     CrashAgent(usize),
+    Pause(usize),
     Mend(usize),
     Lose { agent: usize, since: u64 },
     Crash,
@@ -158,10 +161,11 @@ impl Simulation {
         for _ in 0..4 + self.dice.below(8) {
             let at = self.dice.below(QUIET);
             let agent = self.dice.below(AGENTS as u64) as usize;
-            let fault = match self.dice.below(5) {
+            let fault = match self.dice.below(6) {
                 0 | 1 => Happening::Cut(agent),
                 2 => Happening::CrashAgent(agent),
-                3 => Happening::Crash,
+                3 => Happening::Pause(agent),
+                4 => Happening::Crash,
                 _ => Happening::Jump(if self.dice.percent(50) { HOUR } else { -HOUR }),
             };
             self.at(at, fault);
@@ -247,7 +251,24 @@ impl Simulation {
         }
     }
 
+    /// When an agent that is paused goes on with what happens to it.
+    fn held_up(&self, what: &Happening) -> Option<u64> {
+        let (Happening::Attach(agent)
+        | Happening::Told { agent, .. }
+        | Happening::LineEnded { agent, .. }
+        | Happening::Work { agent, .. }
+        | Happening::Report { agent, .. }
+        | Happening::Answered { agent, .. }) = what
+        else {
+            return None;
+        };
+        Some(self.agents[*agent].paused_until).filter(|until| *until > self.now())
+    }
+
     async fn happen(&mut self, what: Happening) {
+        if let Some(until) = self.held_up(&what) {
+            return self.at(until, what);
+        }
         match what {
             Happening::Submit(run) => self.submit(run),
             Happening::Cancel(run) => self.cancel(run),
@@ -269,6 +290,7 @@ impl Simulation {
             }
             Happening::Cut(agent) => self.cut(agent, false),
             Happening::CrashAgent(agent) => self.cut(agent, true),
+            Happening::Pause(agent) => self.pause(agent),
             Happening::Mend(agent) => self.mend(agent).await,
             Happening::Lose { agent, since } => self.lose(agent, since).await,
             Happening::Crash => self.crash().await,

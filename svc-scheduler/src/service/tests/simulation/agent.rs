@@ -161,6 +161,20 @@ impl Simulation {
         self.at(away, Happening::Mend(at));
     }
 
+    /// Its line stays open, and whoever is at the other end learns nothing.
+    pub(super) fn pause(&mut self, at: usize) {
+        let now = self.now();
+        let until = (now + 200 + self.dice.below(3 * GRACE)).min(QUIET.max(now + 1));
+        let agent = &mut self.agents[at];
+        if !agent.up || agent.cut || agent.paused_until > now {
+            return;
+        }
+        (agent.paused_until, agent.silent_since) = (until, Some(now));
+        self.count("pauses of agents");
+        self.after(GRACE, Happening::Lose { agent: at, since: now });
+        self.at(until, Happening::Mend(at));
+    }
+
     pub(super) async fn lose(&mut self, at: usize, since: u64) {
         if self.agents[at].silent_since == Some(since) {
             self.agents[at].lost = true;
