@@ -292,6 +292,10 @@ impl State {
 
     fn evolve_run(&mut self, id: RunId, event: &Event) {
         if let Some(run) = self.runs.get_mut(&id) {
+            // Its jobs move it nowhere.
+            if matches!(event, Event::JobStarted { .. } | Event::JobFinished { .. }) {
+                return run.evolve(event);
+            }
             if let Event::RunAssigned { worker, .. } = event {
                 self.by_worker.entry(*worker).or_default().insert((run.submitted_at, id));
             }
