@@ -6,7 +6,7 @@ use super::{
     assign::Seats,
     limit::Gate,
     queue::{Class, Place},
-    run::{Run, RunState},
+    run::{AttemptRecord, Run, RunState},
     selector::Unmet,
     state::State,
     worker::{Connected, Presence, Requirement, Worker},
@@ -181,11 +181,19 @@ fn summary(
                     "the run is {how} on worker `{worker}`, which is lost; it waits for that to come back"
                 )
             }
-            _ => format!("the run is {how} on worker `{worker}`"),
+            _ => format!("the run is {how} on worker `{worker}`: {}", rule(state, run, current)),
         };
     }
     if run.state.is_terminal() {
-        return format!("the run has ended: {}", run.state.word());
+        let word = run.state.word();
+        let last = run.attempts.last().filter(|attempt| attempt.requeued.is_none());
+        return last.map_or_else(
+            || format!("the run has ended: {word}"),
+            |last| {
+                let (worker, rule) = (state.worker_name(last.worker), rule(state, run, last));
+                format!("the run has ended: {word}, on worker `{worker}`: {rule}")
+            },
+        );
     }
     if run.delayed_until.is_some() {
         return match run.attempts.last() {
@@ -204,6 +212,23 @@ fn summary(
         return full.collect::<Vec<_>>().join("; ");
     }
     availability(state, class, placement, connected)
+}
+
+/// Why it went where it went: how runs are placed, and what is recorded of this one and its worker,
+/// leave no other reason.
+fn rule(state: &State, run: &Run, attempt: &AttemptRecord) -> &'static str {
+    let is_primary = state.worker(attempt.worker).is_some_and(|worker| worker.primary);
+    if !run.requirement.pin.is_empty() {
+        "it is pinned to it"
+    } else if is_primary {
+        "no other worker that took runs suited it"
+    } else if run.requirement.selector.prefers() {
+        "none that suited it and had room was preferred more"
+    } else if attempt.attempt.0 > 1 {
+        "of those that did not have it before, if there were any, none had more free slots"
+    } else {
+        "none that suited it had more free slots"
+    }
 }
 
 fn on_worker(state: RunState) -> &'static str {

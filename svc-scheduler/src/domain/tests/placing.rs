@@ -279,11 +279,27 @@ fn a_run_that_waits_for_its_turn_says_what_the_matching_workers_do() {
 
 #[test]
 fn a_run_that_does_not_wait_says_where_it_is() {
-    let held = || [joined(1, 1, &["golang"]), own([submitted(1), assigned(1, 1, 1)])];
+    let on = |worker, spec| vec![worker, own([submitted_with(1, 1, spec), assigned(1, 1, 1)])];
     let text = |given: Vec<Vec<Fact>>| why(given, attached(&[1])).summary;
-    assert_eq!(text(held().into()), "the run is assigned on worker `w1`");
-    let over = held().into_iter().chain([own([cancelled(1, "")])]).collect();
-    assert_eq!(text(over), "the run has ended: cancelled");
+    let any = || on(joined(1, 1, &["golang"]), spec());
+    let roomy = "on worker `w1`: none that suited it had more free slots";
+    assert_eq!(text(any()), format!("the run is assigned {roomy}"));
+    let over = any().into_iter().chain([own([cancelled(1, "")])]).collect();
+    assert_eq!(text(over), format!("the run has ended: cancelled, {roomy}"));
+    let unplaced = vec![own([submitted(1), cancelled(1, "")])];
+    assert_eq!(text(unplaced), "the run has ended: cancelled");
+    let pinned = RunSpec { pinned_worker: "w1".into(), ..spec() };
+    let preferred = RunSpec { selector: Selector::parse("ssd~10").unwrap(), ..spec() };
+    for (given, rule) in [
+        (on(joined(1, 1, &["golang"]), pinned), "it is pinned to it"),
+        (on(primary(1, 1, &["golang"]), spec()), "no other worker that took runs suited it"),
+        (
+            on(joined(1, 1, &["golang"]), preferred),
+            "none that suited it and had room was preferred more",
+        ),
+    ] {
+        assert_eq!(text(given), format!("the run is assigned on worker `w1`: {rule}"));
+    }
 }
 
 /// A worker that polls is one of Gaia's own agents: it reads neither build orders nor values.
