@@ -85,6 +85,31 @@ async fn tags_choose_the_worker_whatever_their_case() -> Result<()> {
 }
 
 #[tokio::test]
+async fn the_primary_takes_what_no_other_worker_can() -> Result<()> {
+    let mut cluster = Cluster::start_with(program(), &["--slots", "2"]).await?;
+    cluster
+        .until("the primary is connected", async || {
+            let primary = cluster.worker("primary").await?;
+            Ok(primary.filter(|primary| primary.status == "active"))
+        })
+        .await?;
+    cluster.agent("one", &[]).await?;
+    let pipeline = cluster.pipeline_of("story", story_pipeline(), &[]).await?;
+    let run = cluster.start_run(&pipeline, json!({})).await?;
+    assert_eq!(cluster.ended(&run.uniqueid).await?.worker(), "one");
+
+    let one = cluster.worker("one").await?.expect("the worker is registered");
+    let suspend = format!("/api/v1/worker/suspend/{}", one.uniqueid);
+    cluster.client.call(Method::POST, &suspend, Some(&json!({ "note": "new disk" }))).await?;
+    let run = cluster.start_run(&pipeline, json!({})).await?;
+    let ended = cluster.ended(&run.uniqueid).await?;
+    assert_eq!((ended.status.as_str(), ended.worker().as_str()), ("success", "primary"));
+    let why = placement(&cluster, &run.uniqueid).await?;
+    assert!(why.ends_with("`primary`: no other worker that took runs suited it"), "{why}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_run_that_no_worker_can_take_waits_and_says_why() -> Result<()> {
     let (mut cluster, pipeline) = cluster_of_one().await?;
     let run = cluster.start_run(&pipeline, json!({ "tags": ["gpu"] })).await?;

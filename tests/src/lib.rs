@@ -53,7 +53,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a server that leaves all work to its agents. `program` is the `gaia` program.
+    /// Starts a server that leaves all work to its agents, unless it is given `--slots`. `program` is the
+    /// `gaia` program.
     pub async fn start(program: &Path) -> Result<Self> {
         Self::start_with(program, &[]).await
     }
@@ -344,8 +345,11 @@ async fn serve(
         listen.into(),
         "--data".into(),
         folder.join("server").into(),
-        "--prevent-primary-work".into(),
     ];
+    // Slots are those of its own agent.
+    if !arguments.iter().any(|argument| argument == "--slots") {
+        words.push("--prevent-primary-work".into());
+    }
     if !arguments.iter().any(|argument| argument == "--worker-grace") {
         // Longer than a QUIC client needs to notice that its server is another process now.
         words.extend(["--worker-grace".into(), "8".into()]);
