@@ -50,6 +50,11 @@ impl Processes {
         })
     }
 
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// Starts the program with these arguments.
     pub fn start(
         &mut self,

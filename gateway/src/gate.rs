@@ -119,6 +119,14 @@ impl Gate {
         Ok(workers.workers.iter().any(|known| known.worker_id == id))
     }
 
+    /// Whether the worker registered with the secret, Gaia's way. Walks all workers, too.
+    pub(crate) async fn is_of_gaia(&self, worker: WorkerId) -> Result<bool, Status> {
+        let workers =
+            self.registry().list_workers(ListWorkersRequest::default()).await?.into_inner();
+        let id = worker.to_string();
+        Ok(workers.workers.iter().any(|known| known.worker_id == id && !known.by_token))
+    }
+
     /// The run that the lease is for. `FailedPrecondition`: it is not (any longer) the worker's.
     pub(crate) async fn leased_run(&self, worker: WorkerId, lease: Lease) -> Result<Run, Status> {
         let request = CheckLeaseRequest { worker_id: worker.to_string(), lease: Some(lease) };
@@ -131,6 +139,14 @@ impl Gate {
         worker: WorkerId,
         pipeline: u64,
     ) -> Result<Option<Run>, Status> {
+        Ok(self.held_runs(worker, pipeline).await?.next())
+    }
+
+    pub(crate) async fn held_runs(
+        &self,
+        worker: WorkerId,
+        pipeline: u64,
+    ) -> Result<impl Iterator<Item = Run>, Status> {
         let request = ListRunsRequest {
             pipeline_id: pipeline,
             worker_id: worker.to_string(),
@@ -139,7 +155,7 @@ impl Gate {
             ..ListRunsRequest::default()
         };
         let runs = self.scheduler().list_runs(request).await?.into_inner().runs;
-        Ok(runs.into_iter().find(|run| holds(run, worker)))
+        Ok(runs.into_iter().filter(move |run| holds(run, worker)))
     }
 
     pub(crate) async fn run(&self, run: RunId) -> Result<Run, Status> {

@@ -22,6 +22,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use crate::{
     attachment::{Attachment, NOT_REGISTERED, Orders, not_registered},
     gate::{self, Gate, transient},
+    orders,
     peer::WorkerPeer,
     reports, upload,
 };
@@ -67,6 +68,15 @@ impl WorkerApi {
         };
         run.filter(|run| pipeline == 0 || pipeline_of(run) == pipeline)
             .ok_or_else(|| no_lease(wanted.pipeline_id))
+    }
+
+    /// Whether the worker needs the pipeline's repository now: to build it, or to run it as one of Gaia's
+    /// agents, which builds again what its machine cannot run. How it joined decides which it is, not what it
+    /// says of itself.
+    async fn may_build(&self, worker: WorkerId, pipeline: u64) -> Result<bool, Status> {
+        let held: Vec<_> = self.gate.held_runs(worker, pipeline).await?.collect();
+        let is_build = |run: &Run| run.spec.as_ref().is_some_and(orders::is_build);
+        Ok(held.iter().any(is_build) || !held.is_empty() && self.gate.is_of_gaia(worker).await?)
     }
 
     /// The attempt whose log a Gaia agent sends: the last that this worker had of the run.
@@ -250,7 +260,7 @@ impl Worker for WorkerApi {
             id: u64::try_from(id).ok().filter(|id| *id != 0).ok_or_else(unknown)?,
             name: String::new(),
         };
-        let held = self.gate.held_run(worker.id, wanted.id).await.map_err(transient)?;
+        let is_for_it = self.may_build(worker.id, wanted.id).await.map_err(transient)?;
         let pipeline = match self.gate.pipelines().get_pipeline(wanted.clone()).await {
             Ok(pipeline) => pipeline.into_inner(),
             Err(refusal) => {
@@ -260,7 +270,7 @@ impl Worker for WorkerApi {
                 });
             }
         };
-        if held.is_none() {
+        if !is_for_it {
             return Err(self.refusal(worker.id, no_lease(id)).await);
         }
         let credentials = self.gate.pipelines().get_credentials(wanted).await.map_err(transient)?;
@@ -298,8 +308,8 @@ fn caller<T>(request: &Request<T>) -> Result<WorkerPeer, Status> {
 
 fn no_lease(pipeline: i64) -> Status {
     Status::permission_denied(format!(
-        "this worker has no run of pipeline {pipeline} now: it gets the pipeline's binary and \
-         repository only for a run that it was given"
+        "this worker has no run of pipeline {pipeline} now: it gets the pipeline's binary only for a run \
+         that it was given, and the repository only for a build"
     ))
 }
 

@@ -56,9 +56,12 @@ impl Api {
         let user = self.user(username).await?;
         let whose = Who::of(username, caller.and_then(address));
         self.check_wait(&whose)?;
+        let turn = self.passwords.turn().await;
+        // Those who tried before it at the same moment have failed meanwhile, perhaps: who tries many at once
+        // costs and learns no more than who tries one after the other.
+        self.check_wait(&whose)?;
         let hash = user.as_ref().map(|user| user.password_hash.clone());
-        let proved = self.passwords.verify(password, hash).await;
-        // Who tries many at once learns no more than who tries one after the other.
+        let proved = self.passwords.verify(turn, password, hash).await;
         self.check_wait(&whose)?;
         if !proved {
             self.throttle.failed(whose);

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use argon2::{Argon2, PasswordHasher as _, PasswordVerifier as _, password_hash::phc};
 use secrecy::{ExposeSecret as _, SecretString};
-use tokio::{sync::Semaphore, task::spawn_blocking};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::spawn_blocking,
+};
 
 use crate::domain::PasswordHash;
 
@@ -30,6 +33,9 @@ pub(crate) struct Passwords {
     nobody: PasswordHash,
 }
 
+/// The right to work now.
+pub(crate) struct Turn(#[expect(dead_code, reason = "held")] OwnedSemaphorePermit);
+
 impl Passwords {
     pub(crate) async fn new() -> Self {
         let running = Arc::new(Semaphore::new(AT_ONCE));
@@ -40,7 +46,7 @@ impl Passwords {
     }
 
     pub(crate) async fn hash(&self, password: SecretString) -> PasswordHash {
-        self.run(move || {
+        run(self.turn().await, move || {
             let hash = Argon2::default().hash_password(password.expose_secret().as_bytes());
             PasswordHash(hash.expect("a password of any length can be hashed").to_string())
         })
@@ -48,29 +54,36 @@ impl Passwords {
     }
 
     /// Whether it is the password; never so without a hash, but that takes as long.
-    pub(crate) async fn verify(&self, password: SecretString, hash: Option<PasswordHash>) -> bool {
+    pub(crate) async fn verify(
+        &self,
+        turn: Turn,
+        password: SecretString,
+        hash: Option<PasswordHash>,
+    ) -> bool {
         let exists = hash.is_some();
         let hash = hash.unwrap_or_else(|| self.nobody.clone());
-        let fits = self
-            .run(move || {
-                let password = password.expose_secret().as_bytes();
-                phc::PasswordHash::new(&hash.0)
-                    .is_ok_and(|hash| Argon2::default().verify_password(password, &hash).is_ok())
-            })
-            .await;
-        exists && fits
+        let fits = run(turn, move || {
+            let password = password.expose_secret().as_bytes();
+            phc::PasswordHash::new(&hash.0)
+                .is_ok_and(|hash| Argon2::default().verify_password(password, &hash).is_ok())
+        });
+        fits.await && exists
     }
 
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        let running = Arc::clone(&self.running).acquire_owned().await;
-        let running = running.expect("the semaphore is never closed");
-        let done = spawn_blocking(move || {
-            // Held until the work is done, also when nobody waits for it any more.
-            let _running = running;
-            work()
-        });
-        done.await.expect("hashing does not panic")
+    /// Waits until the work of few enough others is left.
+    pub(crate) async fn turn(&self) -> Turn {
+        let turn = Arc::clone(&self.running).acquire_owned().await;
+        Turn(turn.expect("the semaphore is never closed"))
     }
+}
+
+async fn run<T: Send + 'static>(turn: Turn, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let done = spawn_blocking(move || {
+        // Held until the work is done, also when nobody waits for it any more.
+        let _turn = turn;
+        work()
+    });
+    done.await.expect("hashing does not panic")
 }
 
 pub(crate) fn check(password: &str) -> Result<(), PasswordError> {
@@ -93,10 +106,13 @@ mod tests {
         let hash = passwords.hash("correct horse".into()).await;
         assert!(hash.0.starts_with("$argon2id$v=19$"), "{}", hash.0);
         assert_ne!(passwords.hash("correct horse".into()).await, hash);
-        assert!(passwords.verify("correct horse".into(), Some(hash.clone())).await);
-        assert!(!passwords.verify("correct hors".into(), Some(hash)).await);
-        assert!(!passwords.verify("correct horse".into(), Some(PasswordHash("x".into()))).await);
-        assert!(!passwords.verify("correct horse".into(), None).await);
+        let fits = async |password: &str, hash| {
+            passwords.verify(passwords.turn().await, password.into(), hash).await
+        };
+        assert!(fits("correct horse", Some(hash.clone())).await);
+        assert!(!fits("correct hors", Some(hash)).await);
+        assert!(!fits("correct horse", Some(PasswordHash("x".into()))).await);
+        assert!(!fits("correct horse", None).await);
     }
 
     #[test]

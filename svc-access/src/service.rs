@@ -69,6 +69,19 @@ pub enum RunError {
 
 /// Replays the log and starts the service. At the very first start, creates the user `admin`.
 pub async fn start(deps: Deps, config: Config) -> Result<Service, StartError> {
+    let (api, task, first_admin_password) = open(deps, &config).await?;
+    let server = AccessServer::new(api).max_decoding_message_size(MAX_REQUEST);
+    let router = authz::guard(Routes::new(server).into_axum_router());
+    let task = tokio::spawn(async move { Ok(task.await??) });
+    Ok(Service { router, task, first_admin_password })
+}
+
+type OwnerTask = JoinHandle<Result<(), OwnerError>>;
+
+async fn open(
+    deps: Deps,
+    config: &Config,
+) -> Result<(Api, OwnerTask, Option<SecretString>), StartError> {
     let rules = Rules {
         owns: codec::OWNS,
         follows: &[],
@@ -81,7 +94,7 @@ pub async fn start(deps: Deps, config: Config) -> Result<Service, StartError> {
     let (owner, task) = Owner::start(deps.log, rules).await?;
     let passwords = Passwords::new().await;
     let first_admin_password =
-        create_admin(&owner, &passwords, &deps.clock, config.admin_password).await?;
+        create_admin(&owner, &passwords, &deps.clock, config.admin_password.clone()).await?;
     let api = Api {
         owner,
         passwords,
@@ -90,10 +103,7 @@ pub async fn start(deps: Deps, config: Config) -> Result<Service, StartError> {
         master_key: deps.master_key,
         clock: deps.clock,
     };
-    let server = AccessServer::new(api).max_decoding_message_size(MAX_REQUEST);
-    let router = authz::guard(Routes::new(server).into_axum_router());
-    let task = tokio::spawn(async move { Ok(task.await??) });
-    Ok(Service { router, task, first_admin_password })
+    Ok((api, task, first_admin_password))
 }
 
 /// The password, if one was generated.

@@ -346,7 +346,7 @@ impl Fold for State {
             }
             Event::WorkerDeregistered { worker, .. } => {
                 self.environments.remove(&Scope::Worker(*worker));
-                self.certificates.revision += 1;
+                self.certificates.dismiss(*worker);
             }
             Event::VariableSet { scope, key, value, at, .. } => self.set(scope, key, value, *at),
             Event::VariableRemoved { scope, key, .. } => self.unset(scope, key),

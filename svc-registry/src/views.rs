@@ -46,6 +46,7 @@ pub fn view_of(id: WorkerId, worker: &Worker, contact: Option<Contact>) -> wire:
         labels,
         until: pause.and_then(|pause| pause.until).map_or(0, Timestamp::as_millis),
         drain_expired: pause.is_some_and(|pause| pause.expired),
+        by_token: worker.by_token,
         forced: deregistered.is_some_and(|end| end.forced),
     }
 }

@@ -43,6 +43,32 @@ async fn a_secret_that_was_reset_no_longer_registers() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn a_token_is_made_listed_and_revoked_by_commands() -> Result<()> {
+    let mut cluster = Cluster::start(program()).await?;
+    let made =
+        cluster.say(&["worker", "token", "create", "--uses", "2", "--output", "json"]).await?;
+    let made: Value = serde_json::from_str(&made)?;
+    let (id, token) = (made["id"].as_str().unwrap_or_default(), made["token"].as_str());
+    cluster.launch_agent_by("one", token.unwrap_or_default(), &[])?;
+    cluster.until("one has joined", async || Ok(cluster.worker("one").await?.map(drop))).await?;
+    let said = cluster.say(&["worker", "token", "revoke", id, "--note", "it was mailed"]).await?;
+    assert!(said.contains("lets nobody in any more"), "{said}");
+    let listed = cluster.say(&["worker", "token", "ls"]).await?;
+    assert!(
+        listed.contains(id) && listed.contains("revoked") && listed.contains("1/2"),
+        "{listed}"
+    );
+    let late = cluster.home("late").display().to_string();
+    let words = ["agent", "--server", cluster.url(), "--home", &late];
+    let refused =
+        cluster.say(&[&words[..], &["--token", token.unwrap_or_default()]].concat()).await;
+    let refused = refused.expect_err("the token is revoked").to_string();
+    assert!(refused.contains("was revoked"), "{refused}");
+    assert!(cluster.worker("one").await?.is_some(), "who joined by it stays");
+    Ok(())
+}
+
 /// A worker's own connection, with the metadata that Gaia's agents send.
 struct Impostor {
     worker: WorkerClient<Channel>,

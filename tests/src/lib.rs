@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use gaia::{
     api::{Pipeline, Run, Worker},
     client::Client,
@@ -83,6 +83,22 @@ impl Cluster {
     /// The number of a process that runs.
     pub fn pid(&self, name: &str) -> Result<u32> {
         self.processes.pid(name).with_context(|| format!("{name} does not run"))
+    }
+
+    /// What the program says to these words of the administrator; an error if it refuses.
+    pub async fn say(&self, words: &[&str]) -> Result<String> {
+        let token = Client::new(&self.url, &self.ca()?, None)?.login("admin", PASSWORD).await?;
+        let output = tokio::process::Command::new(self.processes.program())
+            .args(words)
+            .env("GAIA_SERVER", &self.url)
+            .env("GAIA_CA_CERT", ca_file(self.folder.path()))
+            .env("GAIA_TOKEN", token)
+            .output()
+            .await?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "gaia {}: {said}{errors}", words.join(" "));
+        Ok(said)
     }
 
     /// PEM text of the server's CA.

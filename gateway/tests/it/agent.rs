@@ -35,6 +35,16 @@ impl Agent {
         Self::over(channel, id)
     }
 
+    /// The same by a join token, as our agents do.
+    pub(crate) async fn join_by_token(house: &House, name: &str) -> Self {
+        let token = house.admin.post("worker/token", json!({})).await.expect(200).json();
+        let request = ::identity::Key::generate().unwrap().request().unwrap();
+        let body = json!({ "token": token["token"], "request": request, "name": name });
+        let joined = house.anonymous().post("worker/join", body).await.expect(200).json();
+        let id = joined["uniqueid"].as_str().unwrap().to_owned();
+        Self::over(house.channel(Peer::Worker(id.parse().unwrap())), id)
+    }
+
     pub(crate) fn over(channel: Channel, id: String) -> Self {
         let api = WorkerClient::new(channel.clone());
         Self { id, api, client: Client::new(channel), orders: None }

@@ -152,3 +152,28 @@ async fn a_repository_is_for_those_who_run_its_pipeline() {
         (Code::Unknown, "pipeline for id 77 not found")
     );
 }
+
+/// What it says of itself does not count.
+#[tokio::test]
+async fn who_joined_by_a_token_gets_a_repository_for_a_build_alone() {
+    let house = House::start().await;
+    let mut ours = Agent::join_by_token(&house, "ours").await;
+    ours.connect(2, &["golang"]).await;
+    let body = json!({ "name": "Once", "type": "golang", "url": "https://example.org/it.git" });
+    let created = house.admin.post("pipeline", body).await.expect(200).json();
+    let id = created["id"].as_i64().unwrap();
+    let order = ours.order().await;
+    let request = ours.request(PipelineId { id });
+    let repository = ours.api.get_git_repo(request).await.unwrap().into_inner();
+    assert_eq!(repository.url, "https://example.org/it.git");
+    ours.build(&order, b"the binary", vec![job(1, "go", &[], vec![])]).await;
+    house.built(id as u64).await;
+
+    house.run(id as u64, json!([])).await;
+    let order = ours.order().await;
+    let request = ours.request(PipelineId { id });
+    let refusal = ours.api.get_git_repo(request).await.unwrap_err();
+    assert_eq!(refusal.code(), Code::PermissionDenied, "{refusal}");
+    let request = ours.request(order);
+    ours.api.stream_binary(request).await.unwrap();
+}

@@ -2,12 +2,13 @@
 
 use std::{os::unix::fs::PermissionsExt as _, sync::Arc, sync::atomic::AtomicU64, time::Duration};
 
+use authz::throttle::Who;
 use eventlog::{Clock, Log, Recorded};
 use futures::StreamExt as _;
 use identity::Peer;
 use ids::Timestamp;
 use proto::{
-    access::v1::{self as wire, access_client::AccessClient},
+    access::v1::{self as wire, access_client::AccessClient, access_server::Access as _},
     common::v1::Caller,
 };
 use tempfile::TempDir;
@@ -210,6 +211,46 @@ async fn who_guesses_many_passwords_at_once_learns_no_more() {
     let learnt = answers.iter().filter(|code| **code == Code::Unauthenticated).count();
     // Those that are being verified when the last free one fails may come through too.
     assert!((5..=8).contains(&learnt), "{answers:?}");
+}
+
+/// The only thread that could hash is busy all the while.
+#[test]
+fn a_guess_that_waited_for_its_turn_is_refused_without_the_work() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let machine = Machine::new();
+        let api = std::sync::Arc::new(open(machine.deps(), &Config::default()).await.unwrap().0);
+        let mut turns = vec![];
+        for _ in 0..4 {
+            turns.push(api.passwords.turn().await);
+        }
+        let guessing = tokio::spawn({
+            let api = std::sync::Arc::clone(&api);
+            let request = wire::LoginRequest {
+                username: "admin".into(),
+                password: "guess".into(),
+                ..Default::default()
+            };
+            async move { api.login(tonic::Request::new(request)).await }
+        });
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..5 {
+            api.throttle.failed(Who::of("admin", None));
+        }
+        let (done, busy) = std::sync::mpsc::channel::<()>();
+        tokio::task::spawn_blocking(move || busy.recv());
+        drop(turns);
+        let refused = tokio::time::timeout(Duration::from_mins(1), guessing).await;
+        drop(done);
+        let refused = refused.expect("it does not hash").unwrap().unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    });
 }
 
 #[tokio::test]

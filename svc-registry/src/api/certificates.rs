@@ -35,18 +35,21 @@ impl Api {
         &self,
         request: Request<wire::RenewCertificateRequest>,
     ) -> Result<wire::Certified, Status> {
-        let caller = request.extensions().get::<transport::Connection>().map(|known| &known.peer);
-        let Some(Peer::Service(caller)) = caller.cloned() else {
+        let connection = request.extensions().get::<transport::Connection>().cloned();
+        let Some(transport::Connection { peer: Peer::Service(caller), certificate, .. }) =
+            connection
+        else {
             return Err(Status::permission_denied("only services of the house may renew"));
         };
-        let request = request.into_inner();
+        let (request, shown) = (request.into_inner(), certificate.unwrap_or_default());
         let key = key(&request.request)?;
         let names = foreign_names(&caller, &request.host_names)?;
         let valid = self.config.service_certificate_valid();
         let signed = self.authority.sign_service(&key, &caller, names, valid);
         let signed = signed.map_err(|error| Status::invalid_argument(error.to_string()))?;
         let certificate = issue(&signed, Subject::Service(caller));
-        let command = CertificateCommand::IssueCertificate { certificate, at: self.clock.now() };
+        let at = self.clock.now();
+        let command = CertificateCommand::IssueCertificate { shown, certificate, at };
         self.ask(Command::Certificate(command), request.caller).await?;
         Ok(certified(None, signed))
     }
@@ -66,8 +69,10 @@ impl Api {
         let signed = self.authority.sign_worker(&key, worker, self.config.certificate_valid());
         let signed = signed.map_err(|error| Status::invalid_argument(error.to_string()))?;
         let (certificate, at) = (issue(&signed, Subject::Worker(worker)), self.clock.now());
+        let shown = request.caller.as_ref().map(|caller| caller.certificate.clone());
+        let shown = shown.unwrap_or_default();
         let command = match expired {
-            None => CertificateCommand::IssueCertificate { certificate, at },
+            None => CertificateCommand::IssueCertificate { shown, certificate, at },
             Some(expired) => CertificateCommand::ReissueCertificate { expired, certificate, at },
         };
         self.ask(Command::Certificate(command), request.caller).await?;

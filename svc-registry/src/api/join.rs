@@ -127,7 +127,11 @@ impl Api {
             let claim = state.tokens.claim(&shown, at)?;
             Ok::<_, Refusal>(match claim {
                 Claim::New(terms) => (None, terms),
-                Claim::Again(worker) => (Some(worker), again(state, worker, &shown)?),
+                // Who was removed is not let in again.
+                Claim::Again(worker, _) if is_removed(state, worker) => {
+                    return Err(Refusal::UsedUp);
+                }
+                Claim::Again(worker, terms) => (Some(worker), terms),
             })
         };
         let looked = self.owner.read(look).await.map_err(stopped)?;
@@ -150,11 +154,8 @@ impl Api {
     }
 }
 
-/// The terms of a token that this key has redeemed; a worker that was removed is not let in again.
-fn again(state: &State, worker: WorkerId, shown: &Shown) -> Result<Terms, Refusal> {
-    let is_there = state.registered().any(|(id, _)| id == worker);
-    let token = state.tokens.get(shown.token).filter(|_| is_there);
-    token.map(|token| token.terms.clone()).ok_or(Refusal::UsedUp)
+fn is_removed(state: &State, worker: WorkerId) -> bool {
+    state.worker(worker).is_some_and(|known| known.deregistered.is_some())
 }
 
 fn refused(refusal: Refusal) -> Status {
@@ -179,7 +180,6 @@ pub(super) fn certified(worker: Option<WorkerId>, signed: identity::Signed) -> w
 
 fn shown(id: JoinTokenId, token: &Token, now: Timestamp) -> wire::JoinToken {
     let Token { terms, created_at, redeemed, revoked } = token;
-    let is_left = redeemed.len() < terms.uses as usize;
     wire::JoinToken {
         token_id: id.to_string(),
         name: terms.name.clone(),
@@ -191,6 +191,6 @@ fn shown(id: JoinTokenId, token: &Token, now: Timestamp) -> wire::JoinToken {
         worker_ids: redeemed.iter().map(|(worker, _)| worker.to_string()).collect(),
         revoked: revoked.is_some(),
         note: revoked.clone().unwrap_or_default(),
-        open: revoked.is_none() && is_left && terms.expires_at > now,
+        open: token.is_open(now),
     }
 }

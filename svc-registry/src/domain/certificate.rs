@@ -18,8 +18,10 @@ pub const LATE: Duration = Duration::from_hours(30 * 24);
 
 #[derive(Clone, Debug)]
 pub enum Command {
-    /// A worker or a service renews; the certificate counts from when this is durable.
+    /// A worker or a service renews by the certificate of its connection (empty: it has none); the new
+    /// one counts from when this is durable.
     IssueCertificate {
+        shown: String,
         certificate: Issue,
         at: Timestamp,
     },
@@ -113,6 +115,8 @@ pub struct Certificates {
     by_serial: BTreeMap<String, Certificate>,
     by_expiry: BTreeSet<(Timestamp, String)>,
     by_subject: BTreeMap<Subject, BTreeSet<(Timestamp, String)>>,
+    /// Of whom one was ever revoked, until they are deregistered.
+    distrusted: BTreeSet<WorkerId>,
     /// Changes whenever somebody is believed no more.
     pub(crate) revision: u64,
 }
@@ -130,11 +134,27 @@ impl Certificates {
     /// Errs if the newest certificate of the worker was revoked: it gets no other one.
     pub(super) fn trusted(&self, worker: WorkerId) -> Result<(), Refusal> {
         let own = self.by_subject.get(&Subject::Worker(worker));
-        let newest = own.and_then(BTreeSet::last).and_then(|(_, serial)| self.get(serial));
-        match newest {
+        let newest = own.and_then(BTreeSet::last);
+        newest.map_or(Ok(()), |(_, serial)| self.unrevoked(serial))
+    }
+
+    /// Errs if this certificate was revoked.
+    fn unrevoked(&self, serial: &str) -> Result<(), Refusal> {
+        match self.get(serial) {
             Some(Certificate { revoked: Some(_), .. }) => Err(Refusal::Revoked),
             _ => Ok(()),
         }
+    }
+
+    /// Errs if any certificate that the worker ever had was revoked: the key that it joined with may be known
+    /// to others.
+    pub(super) fn unblemished(&self, worker: WorkerId) -> Result<(), Refusal> {
+        if self.distrusted.contains(&worker) { Err(Refusal::Revoked) } else { Ok(()) }
+    }
+
+    pub(super) fn dismiss(&mut self, worker: WorkerId) {
+        self.distrusted.remove(&worker);
+        self.revision += 1;
     }
 
     pub(super) fn add(&mut self, issue: &Issue, at: Timestamp) {
@@ -175,6 +195,9 @@ impl Certificates {
             Event::CertificateRevoked { serial, note, at } => {
                 if let Some(known) = self.by_serial.get_mut(serial) {
                     known.revoked = Some((*at, note.clone()));
+                    if let Subject::Worker(worker) = known.subject {
+                        self.distrusted.insert(worker);
+                    }
                 }
                 self.revision += 1;
             }
@@ -185,23 +208,22 @@ impl Certificates {
 
 pub(super) fn decide(state: &State, command: Command) -> Result<Vec<Any>, Rejection> {
     match command {
-        Command::IssueCertificate { certificate, at } => {
+        Command::IssueCertificate { shown, certificate, at } => {
+            // The connection of a revoked certificate may not have been cut yet.
+            state.certificates.unrevoked(&shown)?;
             if let Subject::Worker(worker) = certificate.subject {
                 registered(state, worker)?;
-                // A connection of a revoked certificate may not have been cut yet.
                 state.certificates.trusted(worker)?;
             }
             Ok(vec![Event::CertificateIssued { certificate, at }.into()])
         }
         Command::ReissueCertificate { expired, certificate, at } => {
             let known = state.certificates.get(&expired).ok_or(Refusal::TooLate)?;
-            if known.revoked.is_some() {
-                return Err(Refusal::Revoked.into());
-            }
+            state.certificates.unrevoked(&expired)?;
             if known.subject != certificate.subject || known.expires_at + LATE <= at {
                 return Err(Refusal::TooLate.into());
             }
-            decide(state, Command::IssueCertificate { certificate, at })
+            decide(state, Command::IssueCertificate { shown: expired, certificate, at })
         }
         Command::RevokeCertificates { which, note, at } => {
             let revoked = |serial: String| {

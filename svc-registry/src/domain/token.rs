@@ -10,7 +10,8 @@
 //!
 //! Invariants:
 //! - A token is redeemed at most as often as its terms say, each time by another key.
-//! - The key that redeemed it may ask again, in case it did not hear the answer, and gets no other worker.
+//! - The key that redeemed it may ask again, in case it did not hear the answer, and gets no other worker;
+//!   and none at all once a certificate of that worker was revoked.
 //! - Whoever does not know the secret learns nothing of the token.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr, time::Duration};
@@ -92,7 +93,7 @@ pub struct Shown {
 pub enum Claim {
     New(Terms),
     /// This key has redeemed it before, as this worker.
-    Again(WorkerId),
+    Again(WorkerId, Terms),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +103,18 @@ pub struct Token {
     pub redeemed: Vec<(WorkerId, Digest)>,
     /// Why, if it was.
     pub revoked: Option<String>,
+}
+
+impl Token {
+    fn is_used_up(&self) -> bool {
+        self.redeemed.len() >= self.terms.uses as usize
+    }
+
+    /// Whether it lets another key in.
+    #[must_use]
+    pub fn is_open(&self, at: Timestamp) -> bool {
+        self.revoked.is_none() && !self.is_used_up() && self.terms.expires_at > at
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -136,8 +149,8 @@ impl Tokens {
             return Err(Refusal::WrongNetwork { from: names.join(", "), address: shown.address });
         }
         match known.redeemed.iter().find(|(_, key)| *key == shown.key) {
-            Some(&(worker, _)) => Ok(Claim::Again(worker)),
-            None if known.redeemed.len() >= known.terms.uses as usize => Err(Refusal::UsedUp),
+            Some(&(worker, _)) => Ok(Claim::Again(worker, known.terms.clone())),
+            None if known.is_used_up() => Err(Refusal::UsedUp),
             None => Ok(Claim::New(known.terms.clone())),
         }
     }
@@ -167,7 +180,7 @@ impl Tokens {
 pub(super) fn decide(state: &State, command: Command) -> Result<Vec<Any>, Rejection> {
     match command {
         Command::CreateToken { token, terms, at } => {
-            let open = state.tokens.iter().filter(|(_, known)| known.terms.expires_at > at);
+            let open = state.tokens.iter().filter(|(_, known)| known.is_open(at));
             if open.count() >= MOST {
                 return Err(Refusal::TooMany.into());
             }
@@ -191,27 +204,42 @@ fn redeem(
 ) -> Result<Vec<Any>, Rejection> {
     let worker = registration.worker;
     match state.tokens.claim(shown, at)? {
-        Claim::New(Terms { tags: added, .. }) => {
-            if state.worker(worker).is_some() {
-                return Err(Rejection::WorkerExists(worker));
-            }
+        Claim::New(_) if state.worker(worker).is_some() => Err(Rejection::WorkerExists(worker)),
+        Claim::New(terms) => {
             let (token, key) = (shown.token, shown.key);
-            let redeemed = Event::TokenRedeemed { token, worker, key, at };
-            let (removed, note) = (vec![], format!("from join token {token}"));
-            let is_tagged = !added.is_empty();
-            let tagged = Any::WorkerTagsChanged { worker, added, removed, note, at };
-            let registration = super::called_apart(state, registration);
-            let mut events = vec![redeemed.into(), Any::WorkerRegistered { registration, at }];
-            events.extend(when(is_tagged, tagged));
+            let mut events = vec![Event::TokenRedeemed { token, worker, key, at }.into()];
+            events.extend(enter(state, token, terms, registration, at));
             Ok(events)
         }
-        Claim::Again(known) if known == worker => {
+        Claim::Again(known, _) if known != worker => Err(Refusal::AtTheSameTime.into()),
+        // A crash came between the streams of the token and of the worker.
+        Claim::Again(_, terms) if state.worker(worker).is_none() => {
+            Ok(enter(state, shown.token, terms, registration, at))
+        }
+        Claim::Again(..) => {
             registered(state, worker)?;
-            state.certificates.trusted(worker)?;
+            state.certificates.unblemished(worker)?;
             Ok(vec![super::certificate::issued_to(&registration, at)])
         }
-        Claim::Again(_) => Err(Refusal::AtTheSameTime.into()),
     }
+}
+
+/// What makes a worker of whoever redeemed the token; in one stream, so it happens as a whole.
+fn enter(
+    state: &State,
+    token: JoinTokenId,
+    terms: Terms,
+    registration: Registration,
+    at: Timestamp,
+) -> Vec<Any> {
+    let (worker, added) = (registration.worker, terms.tags);
+    let (removed, note) = (vec![], format!("from join token {token}"));
+    let is_tagged = !added.is_empty();
+    let tagged = Any::WorkerTagsChanged { worker, added, removed, note, at };
+    let registration = super::called_apart(state, registration);
+    let mut events = vec![Any::WorkerRegistered { registration, at }];
+    events.extend(when(is_tagged, tagged));
+    events
 }
 
 impl From<Event> for Any {

@@ -35,6 +35,8 @@ pub struct Description {
 pub struct Worker {
     pub name: String,
     pub primary: bool,
+    /// It joined by a token, as our agents do, and not by the registration secret, Gaia's way.
+    pub by_token: bool,
     pub description: Description,
     pub certificate_serial: String,
     pub certificate_expires_at: Timestamp,
@@ -63,6 +65,7 @@ impl Worker {
         Self {
             name: registration.name.clone(),
             primary: registration.primary,
+            by_token: false,
             description: Description { tags: registration.tags.clone(), ..Description::default() },
             certificate_serial: registration.certificate_serial.clone(),
             certificate_expires_at: registration.certificate_expires_at,

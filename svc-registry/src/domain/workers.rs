@@ -1,15 +1,22 @@
 //! All workers that there ever were: the part of the state that the past is shown from.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use eventlog::Fold;
 use ids::{Timestamp, WorkerId};
 
-use super::{Deregistered, Event, Pause, PauseKind, Worker, certificate};
+use super::{Deregistered, Event, Pause, PauseKind, Worker, certificate, token};
 
 /// Registered ones, and those that were deregistered. A clone shares every worker that neither changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Workers(BTreeMap<WorkerId, Arc<Worker>>);
+pub struct Workers {
+    known: BTreeMap<WorkerId, Arc<Worker>>,
+    /// Who redeemed a join token and is not registered yet.
+    joining: BTreeSet<WorkerId>,
+}
 
 impl Fold for Workers {
     type Event = Event;
@@ -17,8 +24,12 @@ impl Fold for Workers {
     fn evolve(&mut self, event: &Event) {
         match event {
             Event::WorkerRegistered { registration, at } => {
-                let new = Worker::new(registration, *at);
-                self.0.insert(registration.worker, Arc::new(new));
+                let by_token = self.joining.remove(&registration.worker);
+                let new = Worker { by_token, ..Worker::new(registration, *at) };
+                self.known.insert(registration.worker, Arc::new(new));
+            }
+            Event::Token(token::Event::TokenRedeemed { worker, .. }) => {
+                self.joining.insert(*worker);
             }
             Event::WorkerReported { worker, description, at } => self.change(*worker, |known| {
                 known.description = description.clone();
@@ -68,18 +79,18 @@ impl Fold for Workers {
 impl Workers {
     #[must_use]
     pub fn get(&self, worker: WorkerId) -> Option<&Worker> {
-        self.0.get(&worker).map(AsRef::as_ref)
+        self.known.get(&worker).map(AsRef::as_ref)
     }
 
     /// In order of their ids, without those that were deregistered.
     pub fn registered(&self) -> impl Iterator<Item = (WorkerId, &Worker)> {
-        let known = self.0.iter().filter(|(_, known)| known.deregistered.is_none());
+        let known = self.known.iter().filter(|(_, known)| known.deregistered.is_none());
         known.map(|(&id, known)| (id, known.as_ref()))
     }
 
     #[cfg(test)]
     pub(super) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Worker)> {
-        self.0.iter().map(|(&id, known)| (id, known.as_ref()))
+        self.known.iter().map(|(&id, known)| (id, known.as_ref()))
     }
 
     fn certify(&mut self, issue: &certificate::Issue) {
@@ -92,7 +103,7 @@ impl Workers {
     }
 
     fn change(&mut self, worker: WorkerId, change: impl FnOnce(&mut Worker)) {
-        if let Some(known) = self.0.get_mut(&worker) {
+        if let Some(known) = self.known.get_mut(&worker) {
             change(Arc::make_mut(known));
         }
     }

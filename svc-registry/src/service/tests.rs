@@ -51,6 +51,16 @@ impl Machine {
         (RegistryClient::new(channel), service.task)
     }
 
+    /// Appends what a process stored that has crashed.
+    async fn store(&self, event: Event) {
+        let (stream, encoded) = (codec::stream(&event), codec::encode(&event));
+        #[expect(clippy::disallowed_methods, reason = "the crashed process gave it")]
+        let id = ids::EventId::from_uuid(uuid::Uuid::now_v7());
+        let metadata = eventlog::Metadata { version: encoded.version, ..Default::default() };
+        let event = eventlog::NewEvent::new(id, encoded.event_type, encoded.data, &metadata);
+        self.log.append(stream, eventlog::Expected::Any, vec![event]).await.unwrap();
+    }
+
     async fn stored(&self) -> Vec<Recorded> {
         self.log.read_all(0, &[]).map(Result::unwrap).collect().await
     }

@@ -97,7 +97,7 @@ fn the_tags_of_a_token_are_given_as_by_an_operator() {
 fn whoever_did_not_hear_the_answer_may_ask_again_and_is_the_same_worker() {
     let given = [created(terms(1)), redeemed(1, 11, AT), registered(1)];
     let tokens = State::replay(&given).tokens;
-    assert_eq!(tokens.claim(&shown(11), LATER), Ok(Claim::Again(worker(1))));
+    assert_eq!(tokens.claim(&shown(11), LATER), Ok(Claim::Again(worker(1), terms(1))));
     let issued = Issue {
         serial: "5a".into(),
         subject: Subject::Worker(worker(1)),
@@ -206,7 +206,8 @@ fn a_renewal_is_the_workers_newest_certificate() {
     let one = || Subject::Worker(worker(1));
     let renew = |subject| {
         let certificate = issue("6b", subject, Timestamp(9_999));
-        Command::Certificate(Certify::IssueCertificate { certificate, at: AT })
+        let shown = "5a".into();
+        Command::Certificate(Certify::IssueCertificate { shown, certificate, at: AT })
     };
     let renewed = issued("6b", one(), Timestamp(9_999));
     check(&[registered(1)], renew(one()), Ok(vec![renewed.clone()]));
@@ -242,10 +243,15 @@ fn certificates_are_revoked_one_by_one_or_all_of_somebody() {
 fn whose_newest_certificate_is_revoked_gets_no_other_one() {
     let one = || Subject::Worker(worker(1));
     let again = [created(terms(1)), redeemed(1, 11, LATER), joined(1, LATER)];
-    let renew = || {
+    let renew_by = |shown: &str| {
         let certificate = issue("6b", one(), Timestamp(9_999));
-        Command::Certificate(Certify::IssueCertificate { certificate, at: LATER })
+        Command::Certificate(Certify::IssueCertificate {
+            shown: shown.into(),
+            certificate,
+            at: LATER,
+        })
     };
+    let renew = || renew_by("");
     let refusal = || Err(certificate::Refusal::Revoked.into());
     let shut_out = [&again[..], &[gone("5a")]].concat();
     check(&shut_out, renew(), refusal());
@@ -253,7 +259,77 @@ fn whose_newest_certificate_is_revoked_gets_no_other_one() {
     check(&shut_out, redeem(1, 11), refusal());
     let newest = issued("7c", one(), Timestamp(9_999));
     let replaced = [&again[..], &[newest, gone("5a")]].concat();
-    check(&replaced, renew(), Ok(vec![issued_later("6b", one(), Timestamp(9_999))]));
+    check(&replaced, renew_by("7c"), Ok(vec![issued_later("6b", one(), Timestamp(9_999))]));
+    // The older one's connection may not be cut yet, and its key is the one that joined.
+    check(&replaced, renew_by("5a"), refusal());
+    check(&replaced, redeem(1, 11), refusal());
+    // Nor when the revoked one is forgotten.
+    let late = Timestamp(9_000) + certificate::LATE;
+    let other = issue("9e", Subject::Service("svc-logs".into()), late + GONE);
+    let forgotten = Certified::CertificateIssued { certificate: other, at: late }.into();
+    let terms = Terms { expires_at: late + GONE, ..terms(1) };
+    let given = [created(terms), redeemed(1, 11, LATER), joined(1, LATER), gone("5a"), forgotten];
+    assert_eq!(State::replay(&given).certificates.iter().count(), 1);
+    check(&given, redeem_at(1, shown(11), late), refusal());
+}
+
+#[test]
+fn a_service_renews_by_no_revoked_certificate() {
+    let service = || Subject::Service("svc-logs".into());
+    let renew = |shown: &str| {
+        let (shown, certificate) = (shown.into(), issue("6b", service(), Timestamp(9_999)));
+        Command::Certificate(Certify::IssueCertificate { shown, certificate, at: LATER })
+    };
+    let given = [issued("5a", service(), Timestamp(9_000)), gone("5a")];
+    check(&given, renew("5a"), Err(certificate::Refusal::Revoked.into()));
+    // It was started again, and got another by the CA's own hand.
+    check(&given, renew("7c"), Ok(vec![issued_later("6b", service(), Timestamp(9_999))]));
+}
+
+#[test]
+fn a_join_that_a_crash_cut_in_two_is_finished_by_the_same_key() {
+    let terms = || Terms { tags: vec!["gpu".into()], ..terms(1) };
+    let given = [created(terms()), redeemed(1, 11, AT)];
+    let (added, note) = (vec!["gpu".into()], format!("from join token {TOKEN}"));
+    let tagged =
+        Event::WorkerTagsChanged { worker: worker(1), added, removed: vec![], note, at: LATER };
+    check(&given, redeem(1, 11), Ok(vec![joined(1, LATER), tagged]));
+    refused(&given, redeem(2, 11), Refusal::AtTheSameTime);
+    refused(&given, redeem(2, 12), Refusal::UsedUp);
+    let finished = State::replay(&[&given[..], &[joined(1, LATER)]].concat());
+    assert!(finished.worker(worker(1)).unwrap().by_token);
+    let by_secret = State::replay(&[&given[..], &[registered(2)]].concat());
+    assert!(!by_secret.worker(worker(2)).unwrap().by_token);
+}
+
+#[test]
+fn only_tokens_that_let_somebody_in_count_as_open() {
+    let token = |n: u32| JoinTokenId::from_uuid(Uuid::from_u128(1_000 + u128::from(n)));
+    let made = |n| TokenEvent::TokenCreated { token: token(n), terms: terms(1), at: AT }.into();
+    let mut given: Vec<Event> = (0..10_000).map(made).collect();
+    let create = |at| {
+        let another = TokenEvent::TokenCreated { token: TOKEN, terms: late(), at };
+        (
+            Command::Token(Tokens::CreateToken { token: TOKEN, terms: late(), at }),
+            Ok(vec![another.into()]),
+        )
+    };
+    let (command, created) = create(LATER);
+    refused(&given, command, Refusal::TooMany);
+    let (command, later) = create(END);
+    check(&given, command, later);
+    let used =
+        TokenEvent::TokenRedeemed { token: token(7), worker: worker(7), key: digest(7), at: AT };
+    let revoked = TokenEvent::TokenRevoked { token: token(7), note: "lost".into(), at: AT };
+    for closed in [used, revoked] {
+        given.push(closed.into());
+        check(&given, create(LATER).0, created.clone());
+        given.pop();
+    }
+}
+
+fn late() -> Terms {
+    Terms { expires_at: Timestamp(END.0 + 1_000), ..terms(1) }
 }
 
 fn issued_later(serial: &str, subject: Subject, expires_at: Timestamp) -> Event {

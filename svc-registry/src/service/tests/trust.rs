@@ -199,6 +199,38 @@ async fn a_token_that_does_not_fit_lets_nobody_in_and_says_why() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_join_that_a_crash_cut_in_two_is_finished() {
+    let machine = Machine::new();
+    let (mut client, task) = machine.start().await;
+    let text = token(&mut client, wire::CreateJoinTokenRequest::default()).await;
+    let (id, key) = (text.parse::<JoinToken>().unwrap().id, Key::generate().unwrap());
+    drop(client);
+    task.await.unwrap().unwrap();
+    // The use of the token was stored, and what makes the worker was not any more.
+    #[expect(clippy::disallowed_methods, reason = "the crashed process gave it")]
+    let worker = WorkerId::from_uuid(uuid::Uuid::now_v7());
+    let digest = identity::Request::parse(&key.request().unwrap()).unwrap().key_digest();
+    let redeemed = crate::domain::token::Event::TokenRedeemed {
+        token: id,
+        worker,
+        key: digest,
+        at: machine.clock.now(),
+    };
+    machine.store(redeemed.into()).await;
+
+    let (mut client, _task) = machine.start().await;
+    assert!(list(&mut client).await.is_empty());
+    let refused = join(&mut client, &text, &Key::generate().unwrap()).await.unwrap_err();
+    assert!(refused.message().contains("used up"), "{refused}");
+    let joined = join(&mut client, &text, &key).await.unwrap();
+    assert_eq!(joined.worker_id, worker.to_string());
+    let [listed] = &list(&mut client).await[..] else { panic!("one worker") };
+    assert_eq!((&listed.worker_id, listed.by_token), (&joined.worker_id, true));
+    let again = join(&mut client, &text, &key).await.unwrap();
+    assert_eq!((again.worker_id, list(&mut client).await.len()), (joined.worker_id, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn bad_requests_to_join_name_the_field() {
     let machine = Machine::new();
     let (mut client, _task) = machine.start().await;
