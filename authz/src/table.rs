@@ -52,6 +52,7 @@ pub const fn of_rpc(rpc: Rpc) -> Needs {
         // svc-registry
         Rpc::RegistryRegisterWorker
         | Rpc::RegistryAttachWorker
+        | Rpc::RegistryDetachWorker
         | Rpc::RegistryListWorkers
         | Rpc::RegistryListChanges
         | Rpc::RegistryRenameWorker

@@ -63,7 +63,7 @@ pub struct ServerConfig {
     /// Keep logs in a bucket once they are sealed, like --artifacts [default: in the data folder]
     #[arg(long, env = "GAIA_LOGS", value_name = "S3-URL")]
     pub logs: Option<String>,
-    /// Seconds without a connection after which a worker counts as lost
+    /// Seconds without a sign of life after which a worker counts as lost; at least 5 if it falls silent
     #[arg(long, env = "GAIA_WORKER_GRACE", default_value = "10", value_name = "SECONDS")]
     pub worker_grace: u64,
     /// How long the certificate of a worker lives, which it renews by itself: 24h, 30m, 10s

@@ -4,7 +4,7 @@
 //! If either inner stream ends, so does the call, and the agent comes again: what it was assigned and
 //! has not begun is sent anew.
 
-use std::time::Duration;
+use std::{future, time::Duration};
 
 use futures::{StreamExt, stream, stream::BoxStream};
 use proto::{
@@ -12,7 +12,8 @@ use proto::{
     common::v1::Lease,
     pipelines::v1::GetPipelineRequest,
     registry::v1::{
-        AttachWorkerRequest as Presence, ResolveEnvironmentRequest, Worker, WorkerState,
+        AttachWorkerRequest as Presence, DetachWorkerRequest, ResolveEnvironmentRequest, Worker,
+        WorkerState,
     },
     scheduler::v1::{
         Assignment, AttachWorkerRequest, Instruction, ReportRunRequest, ReportedState, Run,
@@ -26,6 +27,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
+use transport::Heard;
 
 use crate::{
     gate::{Gate, transient},
@@ -44,6 +46,10 @@ const WAITING_ORDERS: usize = 16;
 /// For a worker that was deregistered to be told to stop its runs, before it is cut off.
 const LAST_ORDERS: Duration = Duration::from_millis(500);
 
+/// Without a sign of life for so long a worker counts as away. The transport makes one every 3 s, so a stall
+/// of one second does no harm; and who counts as away has the rest of the grace time to come back.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// Gaia's agents stop for good when they read this, so nothing else may say it.
 pub(crate) const NOT_REGISTERED: &str = "worker is not registered";
 
@@ -57,6 +63,8 @@ pub(crate) struct Attachment {
     worker: WorkerPeer,
     instance: WorkerInstance,
     presence: Streaming<Worker>,
+    /// `None`: within the process.
+    heard: Option<Heard>,
 }
 
 impl Attachment {
@@ -65,6 +73,7 @@ impl Attachment {
         gate: Gate,
         worker: WorkerPeer,
         instance: WorkerInstance,
+        heard: Option<Heard>,
     ) -> Result<Self, Status> {
         check(&instance)?;
         let request = Presence {
@@ -85,7 +94,7 @@ impl Attachment {
             Some(_) => return Err(not_registered()),
             None => return Err(ended("registry")),
         }
-        Ok(Self { gate, worker, instance, presence })
+        Ok(Self { gate, worker, instance, presence, heard })
     }
 
     /// Orders as they are assigned, until the worker goes away or an attachment ends.
@@ -142,13 +151,25 @@ impl Attachment {
     }
 
     async fn drive(mut self, mut instructions: Streaming<Instruction>, orders: Waiting) {
+        let heard = self.heard.clone();
         let end = tokio::select! {
             end = self.relay(&mut instructions, &orders) => end,
             () = orders.closed() => return,
+            silent = falls_silent(heard) => self.detach(silent).await,
         };
         tracing::debug!(worker = %self.worker.id, reason = end.message(), "GetWork ends");
         // If the worker is gone, it has nothing to learn.
         orders.send(Box::new(Err(end))).await.ok();
+    }
+
+    /// The connection may still be good for a worker that stood still.
+    async fn detach(&self, silent: Duration) -> Status {
+        let silent_ms = silent.as_millis() as u64;
+        let request = DetachWorkerRequest { worker_id: self.worker.id.to_string(), silent_ms };
+        if let Err(fault) = self.gate.registry().detach_worker(request).await {
+            tracing::warn!(worker = %self.worker.id, %fault, "its grace time counts from now");
+        }
+        Status::unavailable(format!("nothing came from the worker for {} s", silent.as_secs()))
     }
 
     /// Passes on until something ends; says what.
@@ -309,6 +330,13 @@ impl Attachment {
             Err(refusal) if refusal.code() == Code::FailedPrecondition => Ok(()),
             Err(fault) => Err(transient(fault)),
         }
+    }
+}
+
+async fn falls_silent(heard: Option<Heard>) -> Duration {
+    match heard {
+        Some(heard) => heard.falls_silent(SILENCE).await,
+        None => future::pending().await,
     }
 }
 

@@ -163,9 +163,10 @@ impl Worker for WorkerApi {
         request: Request<WorkerInstance>,
     ) -> Result<Response<Self::GetWorkStream>, Status> {
         let worker = caller(&request)?;
+        let heard = request.extensions().get().cloned();
         let instance = request.into_inner();
         let push = instance.push;
-        let attachment = Attachment::open(self.gate.clone(), worker, instance).await?;
+        let attachment = Attachment::open(self.gate.clone(), worker, instance, heard).await?;
         let orders = if push { attachment.push().await? } else { attachment.poll().await? };
         Ok(Response::new(orders))
     }

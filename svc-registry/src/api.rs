@@ -7,7 +7,7 @@ mod join;
 mod operator;
 mod rejection;
 
-use std::pin::Pin;
+use std::{pin::Pin, time::Duration};
 
 use eventlog::{Clock, Origin, Stopped, owner::Past};
 use futures::{Stream, StreamExt, stream};
@@ -183,6 +183,16 @@ impl Registry for Api {
             watch.next().await.map(|worker| (worker, watch))
         });
         Ok(Response::new(workers.boxed()))
+    }
+
+    async fn detach_worker(
+        &self,
+        request: Request<wire::DetachWorkerRequest>,
+    ) -> Result<Response<wire::DetachWorkerResponse>, Status> {
+        let wire::DetachWorkerRequest { worker_id: id, silent_ms } = request.into_inner();
+        let silent = Duration::from_millis(silent_ms);
+        self.presence.silent(worker_id(&id)?, silent).map_err(stopped)?;
+        Ok(Response::new(wire::DetachWorkerResponse {}))
     }
 
     async fn list_workers(

@@ -8,7 +8,8 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// How long a worker may be away before it counts as lost, in milliseconds.
+    /// How long a worker may be away before it counts as lost, in milliseconds, from when something was heard
+    /// of it. Who falls silent, with its connection open, counts as away after 5 s, so less does not help then.
     pub grace_ms: u64,
     /// How long the certificate of a worker is valid that joined by a token and renews it by itself,
     /// in seconds.

@@ -36,6 +36,11 @@ enum Message {
     Detach {
         worker: WorkerId,
     },
+    /// Nothing has come from it for so long.
+    Silent {
+        worker: WorkerId,
+        silent: Duration,
+    },
     /// It was just registered, and should attach within the grace time.
     Expect {
         worker: WorkerId,
@@ -71,6 +76,11 @@ impl Presence {
         let attachment = Attachment { worker, presence: self.clone() };
         let changes = acknowledged.await.map_err(|_| Stopped)?;
         Ok((attachment, changes))
+    }
+
+    /// Nothing was heard of the worker's only attachment, which ends now. With another one it means nothing.
+    pub(crate) fn silent(&self, worker: WorkerId, silent: Duration) -> Result<(), Stopped> {
+        self.send(Message::Silent { worker, silent })
     }
 
     pub(crate) fn expect(&self, worker: WorkerId) -> Result<(), Stopped> {
@@ -119,6 +129,8 @@ pub(crate) struct Task {
 
 struct Entry {
     attachments: u32,
+    /// When something was heard of the only attachment, if that is long ago.
+    heard: Option<Instant>,
     /// While there is an attachment, this is out of date.
     last_contact_at: Timestamp,
     /// End of the grace time; `None` while there is an attachment.
@@ -143,7 +155,7 @@ impl Task {
         let (workers, awaited) = (HashMap::new(), BTreeSet::new());
         let mut task = Self { owner, clock, grace, inbox, workers, awaited };
         for (worker, last_contact_at) in present {
-            task.expect(worker, last_contact_at);
+            task.expect_since(worker, Instant::now(), last_contact_at);
         }
         Ok((Presence(sender), task))
     }
@@ -180,7 +192,14 @@ impl Task {
                 reply.send(changes).ok();
             }
             Message::Detach { worker } => self.detach(worker),
-            Message::Expect { worker } => self.expect(worker, self.clock.now()),
+            Message::Silent { worker, silent } => {
+                if let Some(entry) =
+                    self.workers.get_mut(&worker).filter(|one| one.attachments == 1)
+                {
+                    entry.heard = Instant::now().checked_sub(silent);
+                }
+            }
+            Message::Expect { worker } => self.expect(worker, Instant::now()),
             Message::Changed { worker } => {
                 if let Some(entry) = self.workers.get(&worker) {
                     entry.changes.send_replace(());
@@ -204,6 +223,7 @@ impl Task {
     fn attach(&mut self, worker: WorkerId) -> watch::Receiver<()> {
         let entry = self.workers.entry(worker).or_insert_with(|| Entry::new(Timestamp::default()));
         entry.attachments += 1;
+        entry.heard = None;
         if let Some(deadline) = entry.deadline.take() {
             self.awaited.remove(&(deadline, worker));
         }
@@ -214,18 +234,24 @@ impl Task {
         let Some(entry) = self.workers.get_mut(&worker) else { return };
         entry.attachments -= 1;
         if entry.attachments == 0 {
-            self.expect(worker, self.clock.now());
+            let heard = entry.heard.take().unwrap_or_else(Instant::now);
+            self.expect(worker, heard);
         }
     }
 
-    /// Starts the grace time of a worker without an attachment.
-    fn expect(&mut self, worker: WorkerId, last_contact_at: Timestamp) {
+    /// Starts the grace time of a worker without an attachment, which was heard last then.
+    fn expect(&mut self, worker: WorkerId, heard: Instant) {
+        let last_contact_at = Timestamp(self.clock.now().0 - heard.elapsed().as_millis() as u64);
+        self.expect_since(worker, heard, last_contact_at);
+    }
+
+    fn expect_since(&mut self, worker: WorkerId, heard: Instant, last_contact_at: Timestamp) {
         let entry = self.workers.entry(worker).or_insert_with(|| Entry::new(last_contact_at));
         if entry.attachments > 0 {
             return;
         }
         entry.last_contact_at = last_contact_at;
-        let deadline = Instant::now() + self.grace;
+        let deadline = heard + self.grace;
         if let Some(earlier) = entry.deadline.replace(deadline) {
             self.awaited.remove(&(earlier, worker));
         }
@@ -262,7 +288,8 @@ impl Task {
 
 impl Entry {
     fn new(last_contact_at: Timestamp) -> Self {
-        Self { attachments: 0, last_contact_at, deadline: None, changes: watch::Sender::new(()) }
+        let (heard, deadline) = (None, None);
+        Self { attachments: 0, heard, last_contact_at, deadline, changes: watch::Sender::new(()) }
     }
 
     fn contact(&self, now: Timestamp) -> Contact {

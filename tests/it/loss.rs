@@ -3,7 +3,12 @@
 use std::fs;
 
 use anyhow::Result;
-use serde_json::json;
+use eventlog::Clock;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::{Value, json};
 use tests::Cluster;
 
 use crate::{cluster_of_one, program, story_pipeline};
@@ -27,6 +32,65 @@ async fn a_run_whose_worker_is_killed_is_tried_again_on_another() -> Result<()> 
     assert_eq!(workers, ["one", "two"]);
     assert!(run.attempts[0].reason.contains("lost"), "{}", run.attempts[0].reason);
     Ok(())
+}
+
+/// Its connections stay open all the while.
+#[tokio::test]
+async fn a_worker_that_stands_still_for_less_than_the_grace_time_keeps_its_run() -> Result<()> {
+    let mut cluster = Cluster::start_with(program(), &["--worker-grace", "60"]).await?;
+    for (name, protocol) in [("two", "http2"), ("three", "http3")] {
+        let tag = ["--tag", name, "--protocols", protocol];
+        cluster.agent(name, &tag).await?;
+        let pipeline = cluster.pipeline_of(name, story_pipeline(), &[name]).await?;
+        let gate = cluster.home(&format!("gate of {name}"));
+        let at_gate = json!({ "args": [{ "key": "gate", "value": gate }] });
+        let run = cluster.start_run(&pipeline, at_gate).await?;
+        cluster.run_that(&run.uniqueid, "runs", |run| run.status == "running").await?;
+
+        signal(&cluster, name, Signal::SIGSTOP)?;
+        connected(&cluster, name, false).await?;
+        signal(&cluster, name, Signal::SIGCONT)?;
+        connected(&cluster, name, true).await?;
+        fs::write(&gate, "")?;
+        let run = cluster.ended(&run.uniqueid).await?;
+        assert_eq!((run.status.as_str(), run.attempts.len()), ("success", 1), "{}", run.reason);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_silent_worker_is_lost_by_when_it_was_heard_last() -> Result<()> {
+    let mut cluster = Cluster::start_with(program(), &["--worker-grace", "5"]).await?;
+    for (name, protocol) in [("two", "http2"), ("three", "http3")] {
+        cluster.agent(name, &["--protocols", protocol]).await?;
+        signal(&cluster, name, Signal::SIGSTOP)?;
+        let stopped_at = Clock::system().now();
+        let lost = cluster
+            .until("it is lost", async || {
+                let workers: Vec<Value> = cluster.client.get("/api/v1/worker").await?;
+                let is_it = |one: &Value| one["name"] == name && one["state"] == "lost";
+                Ok(workers.into_iter().find(is_it))
+            })
+            .await?;
+        signal(&cluster, name, Signal::SIGCONT)?;
+        // The connection was given up later: HTTP/2 waits for an answer for 10 s, HTTP/3 for 15.
+        let heard_at = lost["last_contact_at"].as_u64().unwrap_or_default();
+        let late = heard_at.saturating_sub(stopped_at.as_millis());
+        assert!(late < 9_000, "{name}: heard {late} ms after it was stopped");
+        connected(&cluster, name, true).await?;
+    }
+    Ok(())
+}
+
+fn signal(cluster: &Cluster, name: &str, signal: Signal) -> Result<()> {
+    Ok(kill(Pid::from_raw(cluster.pid(name)?.cast_signed()), signal)?)
+}
+
+async fn connected(cluster: &Cluster, name: &str, wanted: bool) -> Result<()> {
+    let is_so = async || {
+        Ok(cluster.worker(name).await?.filter(|worker| worker.connected == wanted).map(drop))
+    };
+    cluster.until(&format!("{name} is connected: {wanted}"), is_so).await
 }
 
 #[tokio::test]

@@ -266,6 +266,43 @@ async fn a_worker_is_lost_when_its_last_stream_is_gone_for_the_grace_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_fell_silent_is_lost_the_grace_time_after_it_was_heard_last() {
+    let machine = Machine::new();
+    let (mut client, _task) = machine.start().await;
+    let id = register(&mut client).await;
+    let silent = |silent_ms| wire::DetachWorkerRequest { worker_id: id.clone(), silent_ms };
+    let (_, first) = attach(&mut client, &id).await;
+    // Of the older of two attachments nothing need be heard.
+    let (_, second) = attach(&mut client, &id).await;
+    client.detach_worker(silent(9_000)).await.unwrap();
+    drop(first);
+    advance(Duration::from_mins(1)).await;
+    let gone_at = machine.clock.now();
+    client.detach_worker(silent(4_000)).await.unwrap();
+    drop(second);
+    let lost = machine.stored_next("WorkerLost", 0).await;
+    let heard_at = Timestamp(gone_at.0 - 4_000);
+    assert_eq!(lost.recorded_at, heard_at + GRACE);
+    let [worker] = &list(&mut client).await[..] else { panic!("one worker") };
+    assert_eq!(worker.last_contact_at, heard_at.0);
+
+    // Who came back, and closed its connection, has the whole time.
+    let (_, third) = attach(&mut client, &id).await;
+    client.detach_worker(silent(20_000)).await.unwrap();
+    let (_, fourth) = attach(&mut client, &id).await;
+    drop((third, fourth));
+    let gone_at = machine.clock.now();
+    let lost = machine.stored_next("WorkerLost", 1).await;
+    assert_eq!(lost.recorded_at, gone_at + GRACE);
+    // Who was silent for longer is lost at once.
+    let (_, last) = attach(&mut client, &id).await;
+    client.detach_worker(silent(20_000)).await.unwrap();
+    drop(last);
+    let gone_at = machine.clock.now();
+    assert_eq!(machine.stored_next("WorkerLost", 2).await.recorded_at, gone_at);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_worker_that_comes_back_in_time_was_never_lost() {
     let machine = Machine::new();
     let (mut client, _task) = machine.start().await;

@@ -4,7 +4,7 @@ use super::{
     adapter::{Quic, Sending, Stopped},
     body::{Received, strip},
 };
-use crate::{Connection, call, limits, standing::Over};
+use crate::{Connection, Heard, call, limits, standing::Over};
 use axum::{Router, body::Body};
 use bytes::Bytes;
 use h3::{
@@ -29,6 +29,7 @@ pub(crate) async fn converse(
     shutdown: CancellationToken,
 ) -> Result<(), ConnectionError> {
     let room = Room::new(quic.clone(), limits::streams(&connection.peer));
+    let heard = Heard::over_quic(quic.clone());
     let (quic, latest) = Quic::server(quic);
     let mut builder = h3::server::builder();
     builder.max_field_section_size(limits::HEADERS.into());
@@ -36,7 +37,8 @@ pub(crate) async fn converse(
     let calls = TaskTracker::new();
     let spawn = |resolver| {
         let stopped = latest.take().expect("a stream was accepted just now");
-        calls.spawn(answer(resolver, stopped, connection.clone(), over.clone(), router.clone()));
+        let known = (connection.clone(), heard.clone());
+        calls.spawn(answer(resolver, stopped, known, over.clone(), router.clone()));
         room.has(calls.len());
     };
     tokio::select! {
@@ -91,7 +93,7 @@ async fn accept(
 async fn answer(
     resolver: RequestResolver<Quic, Bytes>,
     mut stopped: Stopped,
-    connection: Connection,
+    (connection, heard): (Connection, Heard),
     over: Over,
     router: Router,
 ) {
@@ -102,6 +104,7 @@ async fn answer(
     };
     let (mut send, receive) = stream.split();
     request.extensions_mut().insert(connection);
+    request.extensions_mut().insert(heard);
     let (head, ()) = request.into_parts();
     let body = Received::new(receive, &head.headers);
     let request = Request::from_parts(head, Body::new(body));

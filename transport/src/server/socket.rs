@@ -1,8 +1,12 @@
-//! A TCP socket that can acknowledge at once what was read from it.
+//! A TCP socket that counts what was read from it, and can acknowledge that at once.
 
 use std::{
     io,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
 };
 use tokio::{
@@ -12,13 +16,19 @@ use tokio::{
 
 pub(super) struct Socket {
     stream: TcpStream,
+    reads: Arc<AtomicU64>,
     at_once: bool,
 }
 
 impl Socket {
     pub(super) fn new(stream: TcpStream, at_once: bool) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        Ok(Self { stream, at_once })
+        Ok(Self { stream, reads: Arc::default(), at_once })
+    }
+
+    /// How often something came.
+    pub(super) fn reads(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.reads)
     }
 
     /// The kernel forgets it by and by, so it is told after every read. That it cannot be done costs
@@ -40,8 +50,11 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if self.at_once && buffer.filled().len() > before {
-            self.acknowledge();
+        if buffer.filled().len() > before {
+            self.reads.fetch_add(1, Ordering::Relaxed);
+            if self.at_once {
+                self.acknowledge();
+            }
         }
         polled
     }

@@ -2,7 +2,7 @@
 
 use super::{Shared, socket::Socket};
 use crate::{
-    Connection, Protocol, Watchlist, call, limits,
+    Connection, Heard, Protocol, Watchlist, call, limits,
     standing::{Over, Standing},
 };
 use axum::{body::Body, http::HeaderValue};
@@ -112,7 +112,9 @@ async fn converse(
     let builder = builder(&connection.peer);
     let shutdown = shared.shutdown.clone();
     let over = standing.over();
-    let service = service_fn(move |request| {
+    let heard = Heard::over_tcp(stream.get_ref().0.reads());
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(heard.clone());
         answer(request, connection.clone(), over.clone(), shared.clone())
     });
     let mut http = pin!(builder.serve_connection(TokioIo::new(stream), service));
