@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use identity::{Credentials, Key};
+use identity::{Credentials, Key, Peer};
 use nix::{
     fcntl::{Flock, FlockArg},
     sys::signal::{Signal, killpg},
@@ -72,6 +72,11 @@ impl Home {
         let dir = self.root.join(IDENTITY);
         let worker = fs::read_to_string(dir.join(WORKER_ID)).ok()?.trim().to_owned();
         let credentials = Credentials::load(&dir).ok()?;
+        // The files are replaced one by one when the agent joins another server.
+        let worker = match credentials.peer() {
+            Ok(Peer::Worker(named)) => named.to_string(),
+            _ => worker,
+        };
         (!worker.is_empty()).then_some(Identity { worker, credentials })
     }
 

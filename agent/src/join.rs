@@ -126,6 +126,17 @@ async fn join_by_token(
     }
 }
 
+/// Whether another identity can be had of a server whose CA the agent does not know. It keeps the one that
+/// it has until then: whoever answers there may be anybody.
+pub(crate) fn may_change_ca(config: &Config, known: &Credentials) -> bool {
+    config.primary || names_another_ca(config, known)
+}
+
+/// Whether the join token is of a CA that the agent does not know.
+pub(crate) fn names_another_ca(config: &Config, known: &Credentials) -> bool {
+    config.token.parse::<JoinToken>().is_ok_and(|token| !known.has_root(token.ca))
+}
+
 fn certified(config: &Config, key: &Key, answer: &Answer) -> Result<Identity, AgentError> {
     let strange = || refused(config, "its answer is not the one that a Gaia server gives".into());
     let certified: Certified = answer.json().ok_or_else(strange)?;

@@ -100,6 +100,10 @@ pub enum AgentError {
         "this worker's certificate expired while the agent was away from {server}, too long ago to renew it: give the agent a join token to join again"
     )]
     Expired { server: String },
+    #[error(
+        "the certificate of {server} is of no CA that this agent knows: check the address; if the CA was rolled over, give the agent a join token to join again"
+    )]
+    UnknownCa { server: String },
 }
 
 /// Works until `shutdown`; then takes nothing new, finishes what it holds, and returns.
@@ -120,9 +124,10 @@ pub async fn run_until(
     let workshop = Workshop::new(config, home);
     let config = &workshop.config;
     let mut pauses = Pauses::new();
+    let mut anew = false;
     loop {
         let identity = tokio::select! {
-            identity = identity(&workshop, &tags.all) => identity?,
+            identity = identity(&workshop, &tags.all, anew) => identity?,
             () = shutdown.cancelled() => return Ok(()),
             () = abort.cancelled() => return Ok(()),
         };
@@ -130,6 +135,14 @@ pub async fn run_until(
         let desk = Desk::new(workshop.clone(), primary);
         match desk.work(tags.clone(), &shutdown, &abort).await {
             Closed::Drained => return Ok(()),
+            Closed::Ended(Ended::UnknownCa) => {
+                anew = join::names_another_ca(config, &identity.credentials);
+                if !anew {
+                    return Err(useless(Ended::UnknownCa, config));
+                }
+                pauses.pause().await;
+                continue;
+            }
             Closed::Failed(error) => {
                 tracing::error!(error, "the connection to the server failed; opening it again");
             }
@@ -142,6 +155,7 @@ pub async fn run_until(
                 tracing::warn!("{why}; joining again");
             }
         }
+        anew = false;
         pauses.pause().await;
     }
 }
@@ -152,15 +166,28 @@ fn useless(ended: Ended, config: &Config) -> AgentError {
         Ended::NotRegistered => AgentError::NotRegistered { server },
         Ended::Revoked => AgentError::Revoked { server },
         Ended::Expired => AgentError::Expired { server },
+        Ended::UnknownCa => AgentError::UnknownCa { server },
     }
 }
 
-/// The stored one, or a new one by joining.
-async fn identity(workshop: &Workshop, tags: &[String]) -> Result<Identity, AgentError> {
-    if let Some(identity) = workshop.home.identity() {
-        return Ok(identity);
+/// The stored one, or a new one by joining; that also if it shall be got `anew`, and can be.
+async fn identity(
+    workshop: &Workshop,
+    tags: &[String],
+    anew: bool,
+) -> Result<Identity, AgentError> {
+    let stored = workshop.home.identity();
+    if let (Some(identity), false) = (&stored, anew) {
+        return Ok(identity.clone());
     }
-    let joined = join::join(&workshop.config, &workshop.home, tags).await?;
+    let joined = match (join::join(&workshop.config, &workshop.home, tags).await, stored) {
+        (Ok(joined), _) => joined,
+        (Err(error), Some(stored)) => {
+            tracing::error!("cannot join the server of another CA: {error}");
+            return Ok(stored);
+        }
+        (Err(error), None) => return Err(error),
+    };
     workshop.home.save_identity(&joined)?;
     tracing::info!(worker = joined.worker, server = workshop.config.server, "joined");
     Ok(joined)

@@ -109,6 +109,8 @@ pub(crate) enum Ended {
     Revoked,
     /// The agent was away for too long.
     Expired,
+    /// The server's certificate leads to no root that the agent knows.
+    UnknownCa,
 }
 
 /// Whether the server says that it is.
@@ -120,6 +122,8 @@ pub(crate) fn ended(status: &Status) -> Option<Ended> {
         Some(Ended::Revoked)
     } else if says("CertificateExpired") {
         Some(Ended::Expired)
+    } else if status.message().contains("UnknownIssuer") {
+        Some(Ended::UnknownCa)
     } else {
         None
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! open (slots, tags, held leases) ─► orders… ─► broken ─► short pause ─► open again
 //!                                                ├─ certificate expired ─► renew it ─► open again
-//!                                                └─ "worker is not registered" ─► end
+//!                                                └─ "worker is not registered", another CA ─► end
 //! ```
 //!
 //! With a renewed certificate, the next call is open before the last is ended.
@@ -18,6 +18,7 @@ use tokio::{
 use tonic::{Status, Streaming};
 
 use crate::{
+    join,
     primary::{Ended, Primary, ended},
     renew,
     retry::Pauses,
@@ -82,6 +83,8 @@ pub(crate) async fn receive(
                 Ok(false) => return Ended::Expired,
                 Err(why) => tracing::warn!(why, "cannot renew the expired certificate yet"),
             },
+            Some(Ended::UnknownCa)
+                if !join::may_change_ca(&workshop.config, &primary.credentials()) => {}
             Some(ended) => return ended,
             None => {}
         }

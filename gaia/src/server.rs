@@ -77,6 +77,8 @@ pub struct ServerConfig {
     pub no_registration_secret: bool,
 }
 
+/// Between two tries of the embedded agent to join.
+const REJOIN: Duration = Duration::from_secs(1);
 /// How long the embedded agent may take to give back what it holds.
 const GIVE_BACK: Duration = Duration::from_secs(5);
 
@@ -271,13 +273,19 @@ async fn embed_agent(
     let shutdown = running.shutdown.clone();
     running.agent.spawn(async move {
         // A server that shall end waits for no run.
-        let mut ended = agent::run_until(agent.clone(), shutdown.clone(), shutdown.clone()).await;
-        if let Err(agent::AgentError::Expired { .. }) = ended {
-            // The server was off for longer than a certificate can be renewed by.
-            let token = primary_token(registry).await?;
-            let agent = agent::Config { token, ..agent };
-            ended = agent::run_until(agent, shutdown.clone(), shutdown.clone()).await;
-        }
+        let mut agent = agent;
+        let ended = loop {
+            let ended = agent::run_until(agent.clone(), shutdown.clone(), shutdown.clone()).await;
+            match ended {
+                // The server was off for longer than a certificate can be renewed by; or its CA is believed
+                // no more, and then its own certificate takes a moment to be replaced.
+                Err(agent::AgentError::Expired { .. } | agent::AgentError::UnknownCa { .. }) => {
+                    agent.token = primary_token(registry.clone()).await?;
+                    tokio::time::sleep(REJOIN).await;
+                }
+                ended => break ended,
+            }
+        };
         if let Err(error) = ended {
             let error = anyhow::Error::from(error);
             tracing::error!("the server goes on without its embedded agent: {error:#}");

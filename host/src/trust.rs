@@ -19,6 +19,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The longest wait for the time to renew: the clock may be set, and the machine suspended.
 const LOOK: Duration = Duration::from_mins(1);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
+/// For services to renew over the connections that they have, when their CA is believed no more.
+const RENEWAL: Duration = Duration::from_secs(3);
 
 /// Keeps the certificate fresh and heeds svc-registry, in the background. The answer becomes true once
 /// svc-registry has said whom to believe.
@@ -74,10 +76,11 @@ async fn follow(
 }
 
 fn heed(word: Trust, live: &Live, watchlist: &Watchlist) {
-    if !word.ca_certificates.is_empty()
-        && let Err(error) = live.trust(&word.ca_certificates)
-    {
-        tracing::error!(%error, "svc-registry names a CA that cannot be used");
+    if !word.ca_certificates.is_empty() {
+        match live.trust(&word.ca_certificates) {
+            Ok(()) => drop_old_ca(watchlist.clone()),
+            Err(error) => tracing::error!(%error, "svc-registry names a CA that cannot be used"),
+        }
     }
     for serial in word.revoked {
         tracing::info!(serial, "a certificate is revoked");
@@ -89,6 +92,15 @@ fn heed(word: Trust, live: &Live, watchlist: &Watchlist) {
             Err(error) => tracing::error!(%error, "svc-registry dismisses somebody unknown"),
         }
     }
+}
+
+/// Ends the connections whose certificates lead to no root any more.
+fn drop_old_ca(watchlist: Watchlist) {
+    watchlist.drop_old_ca(false);
+    tokio::spawn(async move {
+        sleep(RENEWAL).await;
+        watchlist.drop_old_ca(true);
+    });
 }
 
 /// What a renewal needs.

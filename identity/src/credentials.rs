@@ -2,10 +2,13 @@
 
 use std::{fmt, fs, io, path::Path};
 
-use ids::Timestamp;
+use ids::{Digest, Timestamp};
 use rustls::{Error, InconsistentKeys, sign::CertifiedKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
-use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
+use x509_parser::{
+    certificate::X509Certificate, oid_registry::OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER,
+    prelude::FromDer as _,
+};
 
 use crate::{
     IdentityError, Peer, authority::CLOCK_SKEW, files::write_private, peer, peer_of, tls::provider,
@@ -128,6 +131,12 @@ impl Credentials {
         newest.is_some() && issuers.any(|issuer| issuer == newest)
     }
 
+    /// Whether it trusts the root with this fingerprint.
+    pub fn has_root(&self, fingerprint: Digest) -> bool {
+        let roots = certificates("CA certificate", &self.ca).unwrap_or_default();
+        roots.iter().any(|root| Digest::of(root) == fingerprint)
+    }
+
     /// The host names and addresses that a service's certificate holds beside those that all services
     /// have.
     pub fn host_names(&self) -> Result<Vec<String>, IdentityError> {
@@ -166,6 +175,14 @@ pub fn validity_of(certificate: &[u8]) -> Result<Validity, IdentityError> {
     let validity = parsed.validity();
     let from = at(validity.not_before.timestamp()) + CLOCK_SKEW;
     Ok(Validity { from, until: at(validity.not_after.timestamp()) })
+}
+
+/// Tells apart who signed certificates (DER), as the certificates themselves say it.
+pub fn issuer_of(certificate: &[u8]) -> Option<Digest> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let key = parsed.get_extension_unique(&OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER).ok()?;
+    let key = key.map_or(&[][..], |extension| extension.value);
+    Some(Digest::of(&[parsed.issuer().as_raw(), key].concat()))
 }
 
 pub(crate) fn certificates(

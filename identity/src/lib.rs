@@ -28,7 +28,7 @@ mod tls;
 mod token;
 
 pub use authority::Authority;
-pub use credentials::{Credentials, Issued, Signed, Validity, validity_of};
+pub use credentials::{Credentials, Issued, Signed, Validity, issuer_of, validity_of};
 pub use error::IdentityError;
 pub use files::{read_private, secret_file, write_private};
 pub use live::{Live, Revoked};

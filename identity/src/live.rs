@@ -8,6 +8,7 @@ use std::{
     collections::HashSet,
     fmt,
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
 use rustls::{
@@ -26,7 +27,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::{
     Credentials, IdentityError,
-    credentials::certificates,
+    credentials::{certificates, validity_of},
     peer_of,
     tls::{client_verifier, provider, roots},
 };
@@ -119,6 +120,19 @@ impl Live {
             return Ok(());
         }
         self.replace(Credentials { ca: ca.to_owned(), ..credentials })
+    }
+
+    /// Whether these roots still lead to a client's certificate that was believed, whatever its dates:
+    /// first that, then what was shown behind it.
+    pub fn vouches_for(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let Some((first, behind)) = chain.split_first() else { return false };
+        let lives = chain.iter().filter_map(|one| validity_of(one).ok());
+        // When the youngest of them was made, all were good, if ever.
+        let Some(begun) = lives.map(|life| life.from).max() else { return false };
+        let until = validity_of(first).map_or(begun, |life| life.until);
+        let begun = begun.min(until);
+        let begun = UnixTime::since_unix_epoch(Duration::from_millis(begun.as_millis()));
+        self.face().clients.verify_client_cert(first, behind, begun).is_ok()
     }
 
     /// The certificates that are refused though all else about them is right.

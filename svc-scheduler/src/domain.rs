@@ -398,9 +398,7 @@ fn submit_run(
     if let Some(late) = spec.not_before.filter(|due| *due > latest) {
         return Err(Rejection::TooLate(late));
     }
-    if !state.is_known_pin(&spec.pinned_worker) {
-        return Err(Rejection::UnknownPin { pin: spec.pinned_worker.clone() });
-    }
+    let spec = spec::pinned_by_id(state, spec)?;
     let pipeline = spec.pipeline;
     // Somebody may have claimed it and got no further.
     let is_claimed = spec.kind == RunKind::Build || state.numbers.is_ahead(pipeline, run);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use eventlog::Clock;
-use gaia::command::trust::NewToken;
+use gaia::{api::Worker, command::trust::NewToken};
 use http::Method;
 use identity::{Credentials, Key};
 use ids::Timestamp;
@@ -224,6 +224,57 @@ async fn short_certificates_and_two_roll_overs_fail_no_call() -> Result<()> {
     let lost: Vec<Value> = cluster.client.get("/api/v1/events?limit=1000&stream=worker-*").await?;
     let lost = lost.iter().filter(|event| event["type"] == "WorkerLost").count();
     assert_eq!(lost, 0, "no worker was ever away");
+    Ok(())
+}
+
+/// The embedded agent joins again by itself, others by a token that the new CA made.
+#[tokio::test]
+async fn a_ca_that_is_dropped_at_once_cuts_workers_off_and_a_new_token_lets_them_in() -> Result<()>
+{
+    let mut cluster = Cluster::start_with(program(), &["--slots", "1"]).await?;
+    let agents = [("two", "http2"), ("three", "http3")];
+    for (name, http) in agents {
+        cluster.agent(name, &["--protocols", http]).await?;
+    }
+    let primary = cluster
+        .until("the primary is there", async || {
+            Ok(cluster.worker("primary").await?.filter(|worker| worker.connected))
+        })
+        .await?
+        .uniqueid;
+    let before = cluster.worker("two").await?.context("it is registered")?.uniqueid;
+
+    let body = json!({ "at_once": true, "note": "its key was on a stick" });
+    let _: Value = cluster.client.post("/api/v1/ca/rotate", &body).await?;
+    let client = cluster
+        .until("clients with the new CA certificate are served", async || {
+            Ok(cluster.fresh_client(&cluster.ca()?).await.ok())
+        })
+        .await?;
+    cluster.client = client;
+    for (name, _) in agents {
+        let is_cut =
+            async || Ok(cluster.worker(name).await?.filter(|one| !one.connected).map(drop));
+        cluster.until(&format!("{name} is cut off"), is_cut).await?;
+    }
+    cluster
+        .until("the primary has joined again", async || {
+            let workers: Vec<Worker> = cluster.client.get("/api/v1/worker").await?;
+            let is_back = |one: &Worker| one.name.starts_with("primary") && one.uniqueid != primary;
+            Ok(workers.into_iter().find(|one| is_back(one) && one.connected))
+        })
+        .await?;
+    for (name, http) in agents {
+        cluster.kill(name).await?;
+        cluster.launch_agent(name, &["--protocols", http]).await?;
+        cluster
+            .until("it has joined again, with its old home", async || {
+                let workers: Vec<Worker> = cluster.client.get("/api/v1/worker").await?;
+                let is_back = |one: &Worker| one.name.starts_with(name) && one.uniqueid != before;
+                Ok(workers.into_iter().find(|one| is_back(one) && one.connected))
+            })
+            .await?;
+    }
     Ok(())
 }
 

@@ -87,7 +87,7 @@ impl Server {
         let drivers = TaskTracker::new();
         let endpoint = endpoint::start(socket, quic, &live.credentials(), drivers.clone())?;
         let tls = Tls(TlsAcceptor::from(Arc::new(tls)));
-        let watchlist = Watchlist::new(live.revoked().clone());
+        let watchlist = Watchlist::new(live.clone());
         Ok(Self { listener, tls, endpoint, drivers, address, watchlist, at_once: false })
     }
 
@@ -173,6 +173,6 @@ fn connection(
         }
     };
     let connection = Connection { peer, certificate, address, protocol };
-    let standing = watchlist.admit(&connection, until);
+    let standing = watchlist.admit(&connection, until, chain.unwrap_or_default());
     Ok((connection, standing))
 }

@@ -1,9 +1,10 @@
-//! For how long a client is believed: until its certificate expires or is revoked, or the worker that it
-//! names is dismissed. Then its connections end, whatever they carry.
+//! For how long a client is believed: until its certificate expires or is revoked, its CA is dropped, or the
+//! worker that it names is dismissed. Then its connections end, whatever they carry.
 
 use crate::Connection;
-use identity::{Peer, Revoked};
-use ids::{Timestamp, WorkerId};
+use identity::{Live, Peer};
+use ids::{Digest, Timestamp, WorkerId};
+use rustls_pki_types::CertificateDer;
 use std::{
     collections::{BTreeMap, HashSet},
     sync::{Arc, Mutex, MutexGuard},
@@ -20,12 +21,14 @@ pub struct Watchlist(Arc<Mutex<Inner>>);
 
 #[derive(Debug)]
 struct Inner {
-    revoked: Revoked,
+    live: Live,
     dismissed: HashSet<WorkerId>,
     /// It is not known yet who is revoked.
     in_doubt: bool,
-    /// Each connection once for its certificate and once for its worker.
+    /// Each connection once for its certificate, once for its worker, and once for who signed that.
     open: BTreeMap<(Key, u64), CancellationToken>,
+    /// One certificate of each signer, with what was shown behind it.
+    signed: BTreeMap<Signer, Vec<CertificateDer<'static>>>,
     next: u64,
 }
 
@@ -33,18 +36,35 @@ struct Inner {
 enum Key {
     Certificate(String),
     Worker(WorkerId),
+    Signer(Signer),
+}
+
+/// Who signed a certificate, and whether that is a service's.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Signer {
+    is_of_service: bool,
+    issuer: Digest,
+}
+
+impl Signer {
+    /// `None`: there is no certificate.
+    fn of(peer: &Peer, chain: &[CertificateDer<'_>]) -> Option<Self> {
+        let issuer = identity::issuer_of(chain.first()?)?;
+        Some(Self { is_of_service: matches!(peer, Peer::Service(_)), issuer })
+    }
 }
 
 impl Watchlist {
-    pub(crate) fn new(revoked: Revoked) -> Self {
-        let (dismissed, open) = (HashSet::new(), BTreeMap::new());
-        Self(Arc::new(Mutex::new(Inner { revoked, dismissed, in_doubt: false, open, next: 0 })))
+    pub(crate) fn new(live: Live) -> Self {
+        let (dismissed, open, signed) = (HashSet::new(), BTreeMap::new(), BTreeMap::new());
+        let inner = Inner { live, dismissed, in_doubt: false, open, signed, next: 0 };
+        Self(Arc::new(Mutex::new(inner)))
     }
 
     /// Refuses the certificate with this serial (hex), and ends its connections.
     pub fn revoke(&self, serial: &str) {
         let inner = self.lock();
-        inner.revoked.add(serial.to_owned());
+        inner.live.revoked().add(serial.to_owned());
         inner.end(&Key::Certificate(serial.to_owned()));
     }
 
@@ -53,6 +73,21 @@ impl Watchlist {
         let mut inner = self.lock();
         if inner.dismissed.insert(worker) {
             inner.end(&Key::Worker(worker));
+        }
+    }
+
+    /// Ends the connections of workers, or of services, whose certificates lead to no root that is trusted now.
+    pub fn drop_old_ca(&self, of_services: bool) {
+        let mut inner = self.lock();
+        let Inner { live, signed, .. } = &*inner;
+        let is_gone = |signer: &Signer, chain: &[CertificateDer<'_>]| {
+            signer.is_of_service == of_services && !live.vouches_for(chain)
+        };
+        let gone = signed.iter().filter(|(signer, chain)| is_gone(signer, chain));
+        let gone: Vec<_> = gone.map(|(signer, _)| signer.clone()).collect();
+        for signer in gone {
+            inner.signed.remove(&signer);
+            inner.end(&Key::Signer(signer));
         }
     }
 
@@ -72,24 +107,32 @@ impl Watchlist {
     }
 
     /// Takes note of a connection, from the handshake on.
-    pub(crate) fn admit(&self, connection: &Connection, until: Option<Timestamp>) -> Standing {
+    pub(crate) fn admit(
+        &self,
+        connection: &Connection,
+        until: Option<Timestamp>,
+        chain: &[CertificateDer<'_>],
+    ) -> Standing {
         let certificate = connection.certificate.clone().map(Key::Certificate);
         let worker = match connection.peer {
             Peer::Worker(worker) => Some(Key::Worker(worker)),
             _ => None,
         };
+        let signer = Signer::of(&connection.peer, chain);
         let over = CancellationToken::new();
         let mut inner = self.lock();
         inner.next += 1;
         let id = inner.next;
-        // Between the handshake's look at it and now it may have been revoked.
+        // Between the handshake's look at it and now it may have been revoked, or its CA dropped.
         let serial = connection.certificate.as_ref();
-        let is_revoked = serial.is_some_and(|serial| inner.revoked.contains(serial));
-        let in_doubt = inner.in_doubt && worker.is_some() && !is_revoked;
-        if is_revoked || in_doubt {
+        let is_revoked = serial.is_some_and(|serial| inner.live.revoked().contains(serial));
+        let is_strange = signer.as_ref().is_some_and(|signer| !inner.knows(signer, chain));
+        let in_doubt = inner.in_doubt && worker.is_some() && !is_revoked && !is_strange;
+        if is_revoked || is_strange || in_doubt {
             over.cancel();
         }
-        let keys: Vec<_> = certificate.into_iter().chain(worker).map(|key| (key, id)).collect();
+        let keys = certificate.into_iter().chain(worker).chain(signer.map(Key::Signer));
+        let keys: Vec<_> = keys.map(|key| (key, id)).collect();
         inner.open.extend(keys.iter().map(|key| (key.clone(), over.clone())));
         drop(inner);
         let why = if in_doubt { NotBelieved::InDoubt } else { NotBelieved::Ended };
@@ -102,6 +145,19 @@ impl Watchlist {
 }
 
 impl Inner {
+    /// Whether the signer is trusted. One look at each is enough, until roots are dropped.
+    fn knows(&mut self, signer: &Signer, chain: &[CertificateDer<'_>]) -> bool {
+        if self.signed.contains_key(signer) {
+            return true;
+        }
+        let is_known = self.live.vouches_for(chain);
+        if is_known {
+            let chain = chain.iter().map(|one| one.clone().into_owned()).collect();
+            self.signed.insert(signer.clone(), chain);
+        }
+        is_known
+    }
+
     fn end(&self, key: &Key) {
         let range = (key.clone(), 0)..=(key.clone(), u64::MAX);
         self.open.range(range).for_each(|(_, over)| over.cancel());

@@ -295,9 +295,9 @@ async fn who_fell_silent_is_lost_the_grace_time_after_it_was_heard_last() {
     let lost = machine.stored_next("WorkerLost", 1).await;
     assert_eq!(lost.recorded_at, gone_at + GRACE);
     // Who was silent for longer is lost at once.
-    let (_, last) = attach(&mut client, &id).await;
+    let (_, fifth) = attach(&mut client, &id).await;
     client.detach_worker(silent(20_000)).await.unwrap();
-    drop(last);
+    drop(fifth);
     let gone_at = machine.clock.now();
     assert_eq!(machine.stored_next("WorkerLost", 2).await.recorded_at, gone_at);
 }

@@ -249,11 +249,11 @@ fn nobody(state: &State, requirement: &Requirement, placement: &Placement) -> St
     let pin = &requirement.pin;
     if !pin.is_empty() {
         let pinned = state.workers().find(|(id, worker)| worker.is_pinned_by(*id, requirement));
-        let Some((_, worker)) = pinned else {
+        let Some((id, worker)) = pinned else {
             return format!("the run is pinned to worker `{pin}`, which is not registered");
         };
         let why = reasons(requirement, worker);
-        return format!("the run is pinned to worker `{pin}`, which {why}");
+        return format!("the run is pinned to worker `{}`, which {why}", state.worker_name(id));
     }
     let everywhere: Vec<_> =
         placement.missing.iter().filter(|missing| missing.workers == placement.workers).collect();

@@ -2,11 +2,15 @@
 //!
 //! A spec is checked once, when the run is submitted; nothing later doubts it.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use ids::{Digest, JobId, PipelineId, RunId, Timestamp};
 
 use super::{
+    Rejection, State,
     policy::{Policy, PolicyError},
     selector::{MAX_TERMS, Selector},
     worker::Requirement,
@@ -328,4 +332,16 @@ fn find_cycle(jobs: &[JobSpec], places: &HashMap<JobId, usize>) -> Option<Vec<St
             return Some(walk[start..].iter().map(|&place| jobs[place].title.clone()).collect());
         }
     }
+}
+
+/// Whatever the worker is called by the time that the run is placed.
+pub(super) fn pinned_by_id(state: &State, spec: Arc<RunSpec>) -> Result<Arc<RunSpec>, Rejection> {
+    let pin = &spec.pinned_worker;
+    if pin.is_empty() {
+        return Ok(spec);
+    }
+    let Some(id) = state.pinned_worker(pin) else {
+        return Err(Rejection::UnknownPin { pin: pin.clone() });
+    };
+    Ok(Arc::new(RunSpec { pinned_worker: id.to_string(), ..(*spec).clone() }))
 }

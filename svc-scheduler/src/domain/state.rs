@@ -122,9 +122,9 @@ impl State {
         known.filter(|(_, worker)| !worker.deregistered)
     }
 
-    /// Whether a run that is pinned so can be placed. One that is not pinned can.
-    pub(super) fn is_known_pin(&self, pin: &str) -> bool {
-        pin.is_empty() || self.workers().any(|(id, worker)| worker.is_called(id, pin))
+    /// The worker with this name or id.
+    pub(super) fn pinned_worker(&self, pin: &str) -> Option<WorkerId> {
+        self.workers().find(|(id, worker)| worker.is_called(*id, pin)).map(|(id, _)| id)
     }
 
     /// Its name, else its id.

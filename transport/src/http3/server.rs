@@ -93,7 +93,7 @@ async fn accept(
 async fn answer(
     resolver: RequestResolver<Quic, Bytes>,
     mut stopped: Stopped,
-    (connection, heard): (Connection, Heard),
+    (connection, signs): (Connection, Heard),
     over: Over,
     router: Router,
 ) {
@@ -104,7 +104,7 @@ async fn answer(
     };
     let (mut send, receive) = stream.split();
     request.extensions_mut().insert(connection);
-    request.extensions_mut().insert(heard);
+    request.extensions_mut().insert(signs);
     let (head, ()) = request.into_parts();
     let body = Received::new(receive, &head.headers);
     let request = Request::from_parts(head, Body::new(body));

@@ -1,7 +1,7 @@
 //! For how long a client is believed, and how it changes what it shows, on both protocols.
 
 use crate::{
-    house::{DAY, House, authority, soon},
+    house::{DAY, House, authority, new_authority, soon},
     tls::{BOTH, whoami},
 };
 use bytes::Bytes;
@@ -104,6 +104,49 @@ async fn a_dismissed_worker_is_cut_off_but_may_ask_why() {
         bystander.next().await.unwrap().unwrap();
         let text = whoami(house.remote(&one.credentials, protocols)).await;
         assert!(text.contains(&one.serial), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn connections_of_a_dropped_ca_end_and_others_do_not() {
+    let (_dir, authority) = new_authority();
+    let service = || authority.issue_service("svc-test", &[], DAY).unwrap().credentials;
+    let house = House::with("127.0.0.1:0".parse().unwrap(), service()).await;
+    let worker_of = |number| authority.issue_worker(worker(number), DAY).unwrap().credentials;
+    let open = |credentials: identity::Credentials, protocols| {
+        let channel = house.remote(&credentials, protocols);
+        async move { Endless::open(&channel).await }
+    };
+    let old = [open(worker_of(1), BOTH[0]).await, open(worker_of(2), BOTH[1]).await];
+    let mut others = vec![];
+    for protocols in BOTH {
+        others.push(open(service(), protocols).await);
+    }
+    // Both are trusted for an hour, and nobody is cut off.
+    authority.roll_over(Duration::from_hours(1)).unwrap();
+    house.live.replace(service()).unwrap();
+    house.watchlist.drop_old_ca(false);
+    for protocols in BOTH {
+        others.push(open(worker_of(3), protocols).await);
+    }
+    let roots = house.live.credentials().ca;
+    let newest = roots.split_inclusive("-----END CERTIFICATE-----\n").next().unwrap();
+    assert_ne!(newest, roots);
+    house.live.trust(newest).unwrap();
+    house.watchlist.drop_old_ca(false);
+    for call in old {
+        call.breaks_off().await;
+    }
+    // Services get a while to renew; the new ones stay.
+    for call in &mut others {
+        call.next().await.unwrap().unwrap();
+    }
+    house.watchlist.drop_old_ca(true);
+    for call in others.drain(..2) {
+        call.breaks_off().await;
+    }
+    for call in &mut others {
+        call.next().await.unwrap().unwrap();
     }
 }
 

@@ -106,6 +106,21 @@ fn a_pinned_run_goes_to_that_worker_alone() {
 }
 
 #[test]
+fn a_pin_holds_when_the_worker_is_renamed() {
+    let given = || joined(1, 1, &["golang"]);
+    let named = submit(1, RunSpec { pinned_worker: "w1".into(), ..spec() });
+    let state = State::replay(&given());
+    let events = decide(&state, named).unwrap();
+    let by_id = RunSpec { pinned_worker: worker(1).to_string(), ..spec() };
+    assert!(events.contains(&submitted_with(1, 0, by_id)), "{events:?}");
+    let renamed = vec![fact(1, WorkerChange::Renamed { name: "other".into() })];
+    assert_eq!(
+        assign([given(), events.into_iter().map(Fact::Run).collect(), renamed], attached(&[1])),
+        [(1, 1)]
+    );
+}
+
+#[test]
 fn workers_that_are_not_there_get_nothing() {
     let given = || [joined(1, 1, &["golang"]), wants(1, &[])];
     assert_eq!(assign(given(), attached(&[1])), [(1, 1)]);
