@@ -290,6 +290,7 @@ async fn who_fell_silent_is_lost_the_grace_time_after_it_was_heard_last() {
     let (_, third) = attach(&mut client, &id).await;
     client.detach_worker(silent(20_000)).await.unwrap();
     let (_, fourth) = attach(&mut client, &id).await;
+    client.detach_worker(silent(20_000)).await.unwrap();
     drop((third, fourth));
     let gone_at = machine.clock.now();
     let lost = machine.stored_next("WorkerLost", 1).await;
