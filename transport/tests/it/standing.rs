@@ -38,12 +38,15 @@ impl Endless {
     }
 
     async fn breaks_off(mut self) {
-        while let Some(piece) = self.next().await {
-            if piece.is_err() {
-                return;
+        let cut = async {
+            while let Some(piece) = self.next().await {
+                if piece.is_err() {
+                    return;
+                }
             }
-        }
-        panic!("a trillion bytes came before the connection was cut");
+            panic!("a trillion bytes came before the connection was cut");
+        };
+        soon(cut).await;
     }
 }
 
