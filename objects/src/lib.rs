@@ -9,6 +9,9 @@ use std::{
     sync::Arc,
 };
 
+#[cfg(feature = "testing")]
+pub mod testing;
+
 pub use object_store::ObjectStore;
 use object_store::{
     aws::{AmazonS3Builder, AmazonS3ConfigKey},
