@@ -1,5 +1,7 @@
 //! The gRPC face: parses, stamps the time, asks the log's own task, records what is complete.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use eventlog::{Clock, Origin, Stopped};
 use futures::stream::BoxStream;
@@ -15,7 +17,7 @@ use crate::{
     reader::{self, Library, Wanted},
     spans,
     store::Aside,
-    writer::{End, OpenLog, Piece, Written, chain},
+    writer::{End, OpenLog, Piece, Wish, Written, chain},
 };
 
 /// Most bytes of one append.
@@ -39,10 +41,10 @@ impl Api {
         reader::open(&self.library.store, &self.library.owner, log).await
     }
 
-    async fn append(&self, log: LogId, piece: Piece) -> Result<Written, Status> {
+    async fn ask(&self, log: LogId, wish: Wish) -> Result<Written, Status> {
         let mut outcome = Err(Refusal::Closed(log));
         for _ in 0..TRIES {
-            outcome = self.open(log).await?.append(piece.clone()).await;
+            outcome = self.open(log).await?.ask(wish.clone()).await;
             if !matches!(outcome, Err(Refusal::Closed(_))) {
                 break;
             }
@@ -120,7 +122,8 @@ impl wire::logs_server::Logs for Api {
         }
         let told = end.unwrap_or_default();
         let end = end_of(&told)?;
-        let written = self.append(log, Piece { offset, data, spans, end }).await?;
+        let piece = Piece { offset, data, spans, end };
+        let written = self.ask(log, Wish::Append(piece)).await?;
         if let Some(seal) = written.sealed
             && self.record(log, seal, lack(told, seal)).await?
         {
@@ -141,8 +144,8 @@ impl wire::logs_server::Logs for Api {
         };
         let log = log_id(&first.run_id, first.attempt)?;
         let (aside, seal, hash) = self.receive(log, first.data, stream).await?;
-        let replaced = self.open(log).await?.replace(aside, seal, hash).await;
-        let durable_offset = replaced.map_err(|refusal| refused(&refusal))?.durable_offset;
+        let wish = Wish::Replace { aside: Arc::new(aside), seal, hash };
+        let durable_offset = self.ask(log, wish).await?.durable_offset;
         Ok(Response::new(wire::AppendLogResponse { durable_offset }))
     }
 

@@ -2,11 +2,12 @@
 //!
 //! What was acknowledged has been synced before. A crash of the process leaves a prefix of what the
 //! worker sent, perhaps longer than what was acknowledged, and its end counts from then on. After a
-//! loss of power that unacknowledged end may also hold pages of zeros. It is at most
-//! [`MOST_UNSYNCED`] long, so that much of a file that was found on disk is *unsure*: where a worker
+//! loss of power (`harm`) that unacknowledged end may also hold pages of zeros. It is at most
+//! [`MOST_UNSYNCED`] long, so that much of the file is *unsure* then: where a worker
 //! sends those bytes again, as it does with all that was not acknowledged to it, they are compared,
 //! and from the first difference on the worker's bytes hold. Elsewhere known bytes are skipped
-//! unread. Whatever happened, a log is only ever sealed with the digest of what is really there.
+//! unread: the worker's machine may have lost power, and what is here is what was printed.
+//! Whatever happened, a log is only ever sealed with the digest of what is really there.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -60,6 +61,8 @@ pub(crate) struct Place {
     /// Where it is once it is sealed and compressed.
     pub(crate) shelf: Shelf,
     pub(crate) most_bytes: u64,
+    /// What may not be what was sent, if it is not sealed.
+    pub(crate) unsure: Range<u64>,
 }
 
 impl Place {
@@ -93,7 +96,7 @@ pub(crate) struct LogFile {
     length: u64,
     /// Everything before it is on disk for good.
     durable: u64,
-    /// What was found on disk and may not be what was sent.
+    /// What may not be what was sent.
     unsure: Range<u64>,
     /// Of all bytes; `None`: to be read from the file.
     hash: Option<Sha256>,
@@ -135,7 +138,7 @@ impl LogFile {
         };
         let unsure = match sealed {
             Some(_) => length..length,
-            None => length.saturating_sub(MOST_UNSYNCED)..length,
+            None => place.unsure.start.min(length)..place.unsure.end.min(length),
         };
         let hash = (length == 0).then(Sha256::new);
         Ok(Self {

@@ -3,7 +3,7 @@
 //! The bytes are files, one per attempt of a run; the event log holds only their turning points.
 //!
 //! In reading order: [`domain`] decides what is sealed and knows which attempts are over; `codec` says
-//! how that is stored; `file` is one log on disk, `spans` what lies
+//! how that is stored; `file` is one log on disk, `harm` which of its bytes a loss of power may have changed, `spans` what lies
 //! beside it, `writer` the task that writes one, `store` the
 //! folder of them all; `archive` is a sealed log compressed, `shelf` where those lie, `archivist` makes them, `content` reads either;
 //! `standing` is what followers wait on, `reader` what they do; `api` is the gRPC
@@ -17,6 +17,7 @@ mod config;
 mod content;
 pub mod domain;
 mod file;
+mod harm;
 mod reader;
 mod service;
 mod shelf;

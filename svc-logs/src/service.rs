@@ -55,15 +55,25 @@ pub enum StartError {
     #[error("start svc-logs")]
     Log(#[from] OwnerError),
     #[error("start svc-logs")]
+    Stopped(#[from] Stopped),
+    #[error("start svc-logs")]
     Place(#[from] PlaceError),
 }
 
 /// Replays the event log, from the newest snapshot on, and starts the service.
 pub async fn start(deps: Deps, config: Config) -> Result<Service, StartError> {
     let standings = Arc::new(Standings::default());
-    let store = Arc::new(Store::open(&config, Arc::clone(&standings))?);
+    let mut store = Store::open(&config, Arc::clone(&standings))?;
     let snapshots = Snapshots::new(&config.data, snapshot::FORM);
     let (owner, mut owner_task) = Logs::start_from(deps.log.clone(), RULES, snapshots).await?;
+    if let Some(mut harmed) = store.harmed()? {
+        let unsealed = move |state: &State| {
+            harmed.retain(|(log, _)| state.seal(*log).is_none());
+            harmed
+        };
+        store.note_harmed(owner.read(unsealed).await?)?;
+    }
+    let store = Arc::new(store);
     let library =
         Library { store, standings: Arc::clone(&standings), owner: owner.clone(), log: deps.log };
     let (archive, sealed) = mpsc::unbounded_channel();

@@ -19,6 +19,7 @@ use crate::{
     config::Config,
     domain::{LogId, Seal},
     file::Place,
+    harm::{self, Harm},
     shelf::Shelf,
     standing::Standings,
     writer::{self, OpenLog},
@@ -48,6 +49,7 @@ pub(crate) struct Store {
     open: Mutex<HashMap<LogId, OpenLog>>,
     next_aside: AtomicU64,
     standings: Arc<Standings>,
+    harm: Harm,
 }
 
 impl Store {
@@ -71,12 +73,40 @@ impl Store {
             open: Mutex::default(),
             next_aside: AtomicU64::new(0),
             standings,
+            harm: Harm::default(),
         })
+    }
+
+    /// Logs whose ends a loss of power may have harmed since the last start, with their lengths. `None`:
+    /// there was none.
+    pub(crate) fn harmed(&mut self) -> Result<Option<Vec<(LogId, u64)>>, PlaceError> {
+        let noted = Harm::read(&self.folder).map_err(|source| self.unusable(source))?;
+        let is_known = noted.is_of(&harm::this_boot());
+        self.harm = noted;
+        if is_known {
+            return Ok(None);
+        }
+        let length = |log| Ok((log, fs::metadata(self.place(log).path())?.len()));
+        let logs = self.raw_logs().and_then(|logs| logs.into_iter().map(length).collect());
+        logs.map(Some).map_err(|source| self.unusable(source))
+    }
+
+    /// Notes which of them were not sealed, before anybody writes.
+    pub(crate) fn note_harmed(&mut self, unsealed: Vec<(LogId, u64)>) -> Result<(), PlaceError> {
+        let harm = self.harm.after(harm::this_boot(), unsealed);
+        harm.write(&self.folder).map_err(|source| self.unusable(source))?;
+        self.harm = harm;
+        Ok(())
+    }
+
+    fn unusable(&self, source: io::Error) -> PlaceError {
+        PlaceError::Folder { folder: self.folder.clone(), source }
     }
 
     pub(crate) fn place(&self, log: LogId) -> Place {
         let folder = self.folder.join(log.run.to_string());
-        Place { log, folder, shelf: self.shelf.clone(), most_bytes: self.most_bytes }
+        let unsure = self.harm.of(log);
+        Place { log, folder, shelf: self.shelf.clone(), most_bytes: self.most_bytes, unsure }
     }
 
     /// The log, if it is open.
@@ -103,6 +133,14 @@ impl Store {
             open.remove(&log);
         }
         is_unused
+    }
+
+    /// Lets go of a log that is closed.
+    pub(crate) fn forget_closed(&self, log: LogId) {
+        let mut open = self.lock();
+        if open.get(&log).is_some_and(OpenLog::is_closed) {
+            open.remove(&log);
+        }
     }
 
     /// A log appeared; who waits for one of its run should look.
@@ -184,10 +222,10 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::writer::Piece;
+    use crate::writer::{Piece, Wish};
 
-    fn piece(offset: u64, data: &'static [u8]) -> Piece {
-        Piece { offset, data: Bytes::from_static(data), ..Piece::default() }
+    fn piece(offset: u64, data: &'static [u8]) -> Wish {
+        Wish::Append(Piece { offset, data: Bytes::from_static(data), ..Piece::default() })
     }
 
     #[tokio::test(start_paused = true)]
@@ -198,14 +236,14 @@ mod tests {
         let log = LogId { run: RunId::from_uuid(uuid::Uuid::from_u128(1)), attempt: Attempt(1) };
 
         let open = store.get_or_open(log, None);
-        open.append(piece(0, b"one ")).await.unwrap();
+        open.ask(piece(0, b"one ")).await.unwrap();
         let mut progress = open.progress();
         drop(open);
         while progress.changed().await.is_ok() {}
         assert!(store.get(log).is_none());
 
         let again = store.get_or_open(log, None);
-        let written = again.append(piece(4, b"two")).await.unwrap();
+        let written = again.ask(piece(4, b"two")).await.unwrap();
         assert_eq!(written.durable_offset, 7);
         assert_eq!(fs::read(store.place(log).path()).unwrap(), b"one two");
     }
@@ -217,11 +255,53 @@ mod tests {
         let store = Arc::new(Store::open(&config, Arc::default()).unwrap());
         let log = LogId { run: RunId::from_uuid(uuid::Uuid::from_u128(1)), attempt: Attempt(1) };
         let follower = store.get_or_open(log, None);
-        follower.append(piece(0, b"one ")).await.unwrap();
+        follower.ask(piece(0, b"one ")).await.unwrap();
         tokio::time::advance(Duration::from_hours(1)).await;
         tokio::task::yield_now().await;
         assert!(store.get(log).is_some());
         assert!(!follower.is_closed());
+    }
+
+    /// A service that starts, with nothing sealed.
+    fn start(config: &Config) -> Arc<Store> {
+        let mut store = Store::open(config, Arc::default()).unwrap();
+        if let Some(harmed) = store.harmed().unwrap() {
+            store.note_harmed(harmed).unwrap();
+        }
+        Arc::new(store)
+    }
+
+    #[tokio::test]
+    async fn what_is_here_counts_more_than_what_a_worker_sends_again_unless_the_power_was_lost_here()
+     {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { data: folder.path().into(), ..Config::default() };
+        let log = LogId { run: RunId::from_uuid(uuid::Uuid::from_u128(1)), attempt: Attempt(1) };
+        let again = async || start(&config).get_or_open(log, None).ask(piece(0, b"\0\0\0!")).await;
+        let first = start(&config);
+        first.get_or_open(log, None).ask(piece(0, b"one")).await.unwrap();
+
+        // The worker's machine lost its power, and this service was restarted.
+        assert_eq!(again().await.unwrap().durable_offset, 4);
+        assert_eq!(fs::read(first.place(log).path()).unwrap(), b"one!");
+
+        fs::write(folder.path().join(".boot"), "another boot\n").unwrap();
+        assert_eq!(again().await.unwrap().durable_offset, 4);
+        assert_eq!(fs::read(first.place(log).path()).unwrap(), b"\0\0\0!");
+    }
+
+    #[tokio::test]
+    async fn a_log_that_its_disk_refused_is_let_go_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { data: folder.path().into(), ..Config::default() };
+        let store = Arc::new(Store::open(&config, Arc::default()).unwrap());
+        let log = LogId { run: RunId::from_uuid(uuid::Uuid::from_u128(1)), attempt: Attempt(1) };
+        fs::write(folder.path().join(log.run.to_string()), "no folder").unwrap();
+        let open = store.get_or_open(log, None);
+        open.ask(piece(0, b"one")).await.unwrap_err();
+        let mut progress = open.progress();
+        while progress.changed().await.is_ok() {}
+        assert!(store.lock().is_empty(), "nobody would ever ask for it again");
     }
 
     #[test]

@@ -4,7 +4,10 @@
 //! parallel, and the file system lets their syncs share a commit. Readers have no part in it: they
 //! only see the length that is published after each sync.
 
-use std::{sync::Weak, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use proto::logs::v1::LogSpans;
@@ -27,9 +30,20 @@ const INBOX: usize = 64;
 const FULL_BATCH: u64 = MOST_UNSYNCED - (1 << 20);
 
 /// What a log is asked for.
-enum Request {
-    Append { piece: Piece, reply: Reply },
-    Replace { aside: Aside, seal: Seal, hash: Sha256, reply: Reply },
+#[derive(Clone, Debug)]
+pub(crate) enum Wish {
+    Append(Piece),
+    /// That the file is put in its place, unless the log would get shorter.
+    Replace {
+        aside: Arc<Aside>,
+        seal: Seal,
+        hash: Sha256,
+    },
+}
+
+struct Request {
+    wish: Wish,
+    reply: Reply,
 }
 
 /// What is appended.
@@ -70,25 +84,11 @@ pub(crate) struct OpenLog {
 }
 
 impl OpenLog {
-    pub(crate) async fn append(&self, piece: Piece) -> Result<Written, Refusal> {
-        self.ask(|reply| Request::Append { piece, reply }).await
-    }
-
-    /// Puts the file in place of the log, unless the log would get shorter.
-    pub(crate) async fn replace(
-        &self,
-        aside: Aside,
-        seal: Seal,
-        hash: Sha256,
-    ) -> Result<Written, Refusal> {
-        self.ask(|reply| Request::Replace { aside, seal, hash, reply }).await
-    }
-
-    async fn ask(&self, request: impl FnOnce(Reply) -> Request) -> Result<Written, Refusal> {
+    pub(crate) async fn ask(&self, wish: Wish) -> Result<Written, Refusal> {
         let (reply, answer) = oneshot::channel();
-        let closed = |_| Refusal::Closed(self.place.log);
-        self.inbox.send(request(reply)).await.map_err(|_| Refusal::Closed(self.place.log))?;
-        answer.await.map_err(closed)?
+        let closed = || Refusal::Closed(self.place.log);
+        self.inbox.send(Request { wish, reply }).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
     }
 
     /// How far the log is, from now on. Ends when the log is closed.
@@ -189,7 +189,10 @@ impl Task {
         tracing::error!("the {} is closed: {}", self.place.log, chain(refusal));
         self.requests.close();
         while let Ok(request) = self.requests.try_recv() {
-            request.into_reply().send(Err(refusal.clone())).ok();
+            request.reply.send(Err(refusal.clone())).ok();
+        }
+        if let Some(store) = self.store.upgrade() {
+            store.forget_closed(self.place.log);
         }
     }
 }
@@ -202,15 +205,9 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 
 impl Request {
     fn bytes(&self) -> u64 {
-        match self {
-            Self::Append { piece, .. } => piece.data.len() as u64,
-            Self::Replace { .. } => 0,
-        }
-    }
-
-    fn into_reply(self) -> Reply {
-        match self {
-            Self::Append { reply, .. } | Self::Replace { reply, .. } => reply,
+        match &self.wish {
+            Wish::Append(piece) => piece.data.len() as u64,
+            Wish::Replace { .. } => 0,
         }
     }
 }
@@ -221,14 +218,14 @@ type Answers = Vec<(Reply, Result<Written, Refusal>)>;
 /// nothing of the batch is acknowledged.
 fn write(mut file: LogFile, batch: Vec<Request>) -> (Result<LogFile, Refusal>, Progress, Answers) {
     let (mut done, mut broken) = (vec![], None);
-    for request in batch {
-        let outcome = match (&broken, request) {
-            (Some(refusal), request) => (request.into_reply(), None, Err(Refusal::clone(refusal))),
-            (None, Request::Append { piece, reply }) => {
+    for Request { wish, reply } in batch {
+        let outcome = match (&broken, wish) {
+            (Some(refusal), _) => (reply, None, Err(Refusal::clone(refusal))),
+            (None, Wish::Append(piece)) => {
                 let Piece { offset, data, spans, end } = piece;
                 (reply, end, file.append(offset, &data, spans.as_ref()))
             }
-            (None, Request::Replace { aside, seal, hash, reply }) => {
+            (None, Wish::Replace { aside, seal, hash }) => {
                 (reply, None, file.replace(aside.path(), seal, hash))
             }
         };
@@ -297,7 +294,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let log = LogId { run: RunId::from_uuid(uuid::Uuid::nil()), attempt: Attempt(1) };
         let shelf = Shelf::Folder(folder.path().into());
-        let place = Place { log, folder: folder.path().into(), shelf, most_bytes: 100 };
+        let place =
+            Place { log, folder: folder.path().into(), shelf, most_bytes: 100, unsure: 0..0 };
         let mut file = LogFile::open(place, None).unwrap();
         // A device that is always full.
         file.write_to(File::options().read(true).write(true).open("/dev/full").unwrap());
@@ -305,7 +303,7 @@ mod tests {
         let (second, mut second_answer) = oneshot::channel();
         let append = |data: &'static [u8], reply| {
             let piece = Piece { data: Bytes::from_static(data), ..Piece::default() };
-            Request::Append { piece, reply }
+            Request { wish: Wish::Append(piece), reply }
         };
         let (left, progress, answers) =
             write(file, vec![append(b"one", first), append(b"", second)]);

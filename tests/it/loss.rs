@@ -173,3 +173,51 @@ async fn a_server_that_is_asked_to_end_ends_and_an_idle_agent_outlives_it() -> R
     });
     back.await
 }
+
+#[tokio::test]
+async fn what_the_server_has_of_a_log_outlives_a_loss_of_power_at_the_agent() -> Result<()> {
+    let mut cluster = Cluster::start_apart(program(), &[], |_| Ok(())).await?;
+    cluster.agent("one", &["--slots", "2"]).await?;
+    let pipeline = cluster.pipeline_of("story", story_pipeline(), &[]).await?;
+    let gate = cluster.home("gate");
+    let arguments = json!([{ "key": "gate", "value": gate }, { "key": "lines", "value": "2000" }]);
+    let mut before = vec![];
+    for _ in 0..2 {
+        let run = cluster.start_run(&pipeline, json!({ "args": arguments })).await?;
+        let log = cluster.until("the server has the log", async || {
+            let log = cluster.log(&run.uniqueid).await.unwrap_or_default();
+            Ok(log.contains("waiting").then_some(log))
+        });
+        before.push((run.uniqueid.clone(), log.await?));
+    }
+    cluster.kill("one").await?;
+    // What was not synced comes back as zeros, or not at all.
+    for (zeros, entry) in fs::read_dir(cluster.home("one").join("spool"))?.enumerate() {
+        for file in fs::read_dir(entry?.path())?.flatten().map(|file| file.path()) {
+            if file.extension().is_some_and(|it| it == "log") {
+                let file = fs::File::options().write(true).open(file)?;
+                let length = file.metadata()?.len();
+                file.set_len(length / 2)?;
+                file.set_len(if zeros == 1 { length } else { length / 2 })?;
+            }
+        }
+    }
+    // It has no log open any more.
+    cluster.kill("svc-logs").await?;
+    cluster.restart("svc-logs")?;
+    fs::write(&gate, "")?;
+    cluster.agent("one", &["--slots", "2"]).await?;
+    for (run, log) in before {
+        let path = format!("/api/v1/run/{run}/log?attempt=1");
+        let sealed = cluster.until("the log is sealed", async || {
+            let about: Value = cluster.client.get(&format!("{path}&about=1")).await?;
+            Ok(Some(about["sealed"].clone()).filter(|sealed| !sealed.is_null()))
+        });
+        let sealed = sealed.await?;
+        let raw = format!("{path}&raw=1");
+        let bytes = cluster.client.call(http::Method::GET, &raw, None::<&()>).await?;
+        assert!(bytes.starts_with(log.as_bytes()), "{}", bytes.escape_ascii());
+        assert_ne!(sealed["incomplete"], "", "{sealed}");
+    }
+    Ok(())
+}

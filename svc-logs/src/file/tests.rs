@@ -23,11 +23,19 @@ impl Disk {
             folder: self.folder.path().join("run"),
             shelf: Shelf::Folder(self.folder.path().into()),
             most_bytes: 100 << 20,
+            unsure: 0..0,
         }
     }
 
     fn open(&self) -> LogFile {
         LogFile::open(self.place(), None).unwrap()
+    }
+
+    /// Opens it after a loss of power.
+    fn open_harmed(&self) -> LogFile {
+        let length = self.stored().len() as u64;
+        let unsure = length.saturating_sub(MOST_UNSYNCED)..length;
+        LogFile::open(Place { unsure, ..self.place() }, None).unwrap()
     }
 
     fn stored(&self) -> Vec<u8> {
@@ -72,7 +80,7 @@ fn pattern(length: usize) -> Vec<u8> {
 fn a_sealed_log_is_not_cut_by_other_bytes_although_it_was_found_on_disk() {
     let disk = Disk::new();
     append(&mut disk.open(), 0, b"the truth").unwrap();
-    let mut file = disk.open();
+    let mut file = disk.open_harmed();
     assert!(file.seal(seal_of(b"the truth")).unwrap());
     append(&mut file, 0, b"a lie").unwrap();
     assert!(matches!(append(&mut file, 4, b"truth, or not"), Err(Refusal::Sealed { .. })));
@@ -108,7 +116,7 @@ fn what_a_power_loss_harmed_is_replaced_by_what_is_sent_again() {
     let (disk, sent) = (Disk::new(), pattern(20_000));
     append(&mut disk.open(), 0, &sent[..16_000]).unwrap();
     disk.zero(8_192..12_288);
-    let mut file = disk.open();
+    let mut file = disk.open_harmed();
     assert_eq!(file.progress().length, 16_000);
     // All before 8,000 was acknowledged, so the worker goes on there.
     assert_eq!(append(&mut file, 8_000, &sent[8_000..10_000]).unwrap(), 10_000);
@@ -131,7 +139,7 @@ fn what_this_process_wrote_is_not_changed_by_other_bytes() {
 fn of_what_was_found_only_the_end_can_be_unsure() {
     let (disk, sent) = (Disk::new(), pattern(MOST_UNSYNCED as usize + 10));
     append(&mut disk.open(), 0, &sent).unwrap();
-    let mut file = disk.open();
+    let mut file = disk.open_harmed();
     append(&mut file, 0, b"XXXXXXXXXX").unwrap();
     assert_eq!(disk.stored(), sent, "synced long ago");
     append(&mut file, 10, b"XX").unwrap();
@@ -143,7 +151,7 @@ fn damage_that_nobody_repaired_is_never_sealed() {
     let (disk, sent) = (Disk::new(), pattern(10_000));
     append(&mut disk.open(), 0, &sent).unwrap();
     disk.zero(4_096..8_192);
-    let mut file = disk.open();
+    let mut file = disk.open_harmed();
     append(&mut file, 10_000, b"more").unwrap();
     let refused = file.seal(seal_of(&[&sent[..], b"more"].concat())).unwrap_err();
     assert!(matches!(refused, Refusal::Differs { .. }), "{refused}");
