@@ -13,9 +13,10 @@ pub use manifest::{Chunk, Manifest};
 pub use stored::{DamagedChunk, check, pack, unpack};
 
 /// Bytes of a chunk, on average. Half a binary's edits are within one chunk or two, so smaller chunks
-/// move less after an edit; each costs an object in the store.
-const AVERAGE: usize = 64 << 10;
-const SMALLEST: usize = 16 << 10;
+/// move less after an edit; each costs an object in the store. Lists that were cut otherwise are as good: only, what
+/// is cut now has few chunks in common with what was cut when the average was 64 KiB.
+const AVERAGE: usize = 32 << 10;
+const SMALLEST: usize = 8 << 10;
 /// Most bytes of a chunk.
 pub const LARGEST: usize = 256 << 10;
 /// Most bytes of a chunk's stored form.
