@@ -8,6 +8,7 @@
 //! Public for the benchmark that measures it.
 
 mod forms;
+mod skips;
 
 use std::{
     collections::BTreeSet,
@@ -18,9 +19,14 @@ use std::{
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 
 use forms::forms;
+use skips::Skips;
 
 const MASK: &[u8] = b"***";
-/// Of each form the search looks for so many bytes at its beginning, so that long secrets (keys) make
+/// So many beginnings at most are looked for with vector instructions before the automaton has to.
+const MOST_VECTORED: usize = 64;
+/// With forms that are shorter skipping is slower than an automaton.
+const SHORTEST_TO_SKIP: usize = 8;
+/// Of each form the automaton looks for so many bytes at its beginning, so that long secrets (keys) make
 /// no large automaton; whether the rest is there too is looked at where they are found.
 const BEGINNING: usize = 6;
 /// With more beginnings the fast automaton would take too much memory: 20 MiB and more.
@@ -34,10 +40,18 @@ pub struct Secrets(Arc<Patterns>);
 struct Patterns {
     /// By their first byte, longest first.
     by_first: Vec<Vec<Vec<u8>>>,
-    /// Finds where the next form may begin; `None`: there is no secret.
-    search: Option<AhoCorasick>,
+    search: Search,
     /// Bytes of the longest form.
     longest: usize,
+}
+
+/// Finds where the next form may begin.
+enum Search {
+    /// There is no secret.
+    Nothing,
+    Skips(Skips),
+    /// For few forms, or short ones.
+    Automaton(AhoCorasick),
 }
 
 impl Default for Secrets {
@@ -58,16 +72,7 @@ impl Secrets {
     /// hex, and what URLs, JSON and shells make of it. Values of one or two bytes are not looked for.
     pub fn new<'a>(values: impl IntoIterator<Item = &'a str>) -> Self {
         let forms: BTreeSet<Vec<u8>> = values.into_iter().flat_map(forms).collect();
-        let beginnings: BTreeSet<&[u8]> =
-            forms.iter().map(|form| &form[..form.len().min(BEGINNING)]).collect();
-        let search = (!beginnings.is_empty()).then(|| {
-            let mut builder = AhoCorasick::builder();
-            let is_fast = beginnings.len() <= MOST_FAST;
-            builder
-                .match_kind(MatchKind::LeftmostFirst)
-                .kind(is_fast.then_some(AhoCorasickKind::DFA));
-            builder.build(beginnings).expect("a few short patterns make a small automaton")
-        });
+        let search = Search::new(&forms.iter().map(Vec::as_slice).collect::<Vec<_>>());
         let longest = forms.iter().map(Vec::len).max().unwrap_or(0);
         let mut by_first = vec![Vec::new(); 256];
         for form in forms {
@@ -88,6 +93,26 @@ impl Secrets {
     }
 }
 
+impl Search {
+    fn new(forms: &[&[u8]]) -> Self {
+        let beginnings: BTreeSet<&[u8]> =
+            forms.iter().map(|form| &form[..form.len().min(BEGINNING)]).collect();
+        if beginnings.is_empty() {
+            return Self::Nothing;
+        }
+        if beginnings.len() > MOST_VECTORED
+            && let Some(skips) = Skips::new(forms, SHORTEST_TO_SKIP)
+        {
+            return Self::Skips(skips);
+        }
+        let mut builder = AhoCorasick::builder();
+        let is_fast = beginnings.len() <= MOST_FAST;
+        builder.match_kind(MatchKind::LeftmostFirst).kind(is_fast.then_some(AhoCorasickKind::DFA));
+        let automaton = builder.build(beginnings);
+        Self::Automaton(automaton.expect("a few short patterns make a small automaton"))
+    }
+}
+
 impl Patterns {
     /// The forms that begin with this byte, longest first.
     fn of(&self, first: u8) -> &[Vec<u8>] {
@@ -96,7 +121,11 @@ impl Patterns {
 
     /// Where a form begins next, or something that looks like one.
     fn next(&self, bytes: &[u8]) -> Option<usize> {
-        Some(self.search.as_ref()?.find(bytes)?.start())
+        match &self.search {
+            Search::Nothing => None,
+            Search::Skips(skips) => skips.next(bytes),
+            Search::Automaton(automaton) => Some(automaton.find(bytes)?.start()),
+        }
     }
 
     /// The longest form that stands at the beginning; 0: none does.
@@ -108,6 +137,9 @@ impl Patterns {
     /// Everything before it is decided: no form begins there and goes on beyond the end.
     fn decided(&self, bytes: &[u8]) -> usize {
         let goes_on = |rest: &[u8]| {
+            if matches!(&self.search, Search::Skips(skips) if !skips.may_begin(rest)) {
+                return false;
+            }
             let longer = self.of(rest[0]).iter().take_while(|form| form.len() > rest.len());
             longer.into_iter().any(|form| form.starts_with(rest))
         };
