@@ -11,17 +11,19 @@
 use std::{convert::Infallible, fs, future::pending, io, sync::Arc, time::Duration};
 
 use proto::worker::PipelineRun;
-use tokio::{sync::watch, time::timeout};
+use tokio::{sync::watch, task::spawn_blocking, time::timeout};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     build, leftovers,
     order::{Lease, Order, Task},
     primary::Primary,
+    processes,
     report::{Delivery, Ending, Reporter},
     run,
     shipping::{abandon, ship},
     site::Site,
-    spool::{Bounds, Log, Progress, Shelf, Spool},
+    spool::{Bounds, Progress, Shelf, Spool},
     stop::{Stopper, Trouble, Why},
     workshop::Workshop,
 };
@@ -53,7 +55,7 @@ pub(crate) async fn attend(
             tracing::debug!(run = %lease.run, acknowledged, "the last report of an attempt");
         }
     }
-    clear(&workshop, &lease);
+    clear(&workshop, &lease).await;
 }
 
 /// Works with a log that is shipped meanwhile; ends when both are done.
@@ -74,9 +76,19 @@ async fn work(
         Ok(spooled) => spooled,
         Err(error) => return give_up(Trouble::io("cannot keep the log", error), stopper),
     };
-    let silent = watch_for_silence(order.longest_silence, shipment.progress.clone(), stopper);
+    let begun = CancellationToken::new();
+    let (longest, progress) = (order.longest_silence, shipment.progress.clone());
+    let silent = watch_for_silence(longest, &begun, progress, stopper);
     let working = async {
-        let conducting = conduct(workshop, primary, order, reporter, stopper, &log);
+        let work = workshop.home.work(&order.lease.file_name());
+        let grace = workshop.config.grace();
+        let site = Site::new(order, work, log.clone(), stopper.clone(), begun.clone(), grace);
+        let conducting = async {
+            match site {
+                Ok(site) => conduct(workshop, primary, order, reporter, &site).await,
+                Err(error) => give_up(Trouble::io("cannot make a work folder", error), stopper),
+            }
+        };
         let ending = tokio::select! {
             ending = conducting => ending,
             never = silent => match never {},
@@ -101,13 +113,17 @@ async fn work(
     ending
 }
 
-/// Stops an attempt that prints nothing for too long.
+/// Stops an attempt that prints nothing for too long, once it has begun: what is downloaded and made ready
+/// before prints nothing, and a build has a time limit of its own.
 async fn watch_for_silence(
     longest: Option<Duration>,
+    begun: &CancellationToken,
     mut progress: watch::Receiver<Progress>,
     stopper: &Stopper,
 ) -> Infallible {
     if let Some(longest) = longest {
+        begun.cancelled().await;
+        progress.mark_unchanged();
         loop {
             match timeout(longest, progress.changed()).await {
                 Ok(Ok(())) => {}
@@ -127,23 +143,16 @@ async fn conduct(
     primary: &Primary,
     order: &Order,
     reporter: &Reporter,
-    stopper: &Stopper,
-    log: &Log,
+    site: &Site,
 ) -> Ending {
-    let work = workshop.home.work(&order.lease.file_name());
-    let grace = workshop.config.grace();
-    let site = match Site::new(order, work, log.clone(), stopper.clone(), grace) {
-        Ok(site) => site,
-        Err(error) => return give_up(Trouble::io("cannot make a work folder", error), stopper),
-    };
     let done = match &order.task {
-        Task::Run(task) => run::run(workshop, primary, order, task, &site, reporter).await,
-        Task::Build(task) => build::build(workshop, primary, order, task, &site).await,
+        Task::Run(task) => run::run(workshop, primary, order, task, site, reporter).await,
+        Task::Build(task) => build::build(workshop, primary, order, task, site).await,
     };
     match done {
-        Ok(Ending::Cancelled(_)) => give_up(Trouble::Stopped, stopper),
+        Ok(Ending::Cancelled(_)) => give_up(Trouble::Stopped, &site.stopper),
         Ok(ending) => ending,
-        Err(trouble) => give_up(trouble, stopper),
+        Err(trouble) => give_up(trouble, &site.stopper),
     }
 }
 
@@ -179,11 +188,15 @@ fn without_secrets(ending: Ending, order: &Order) -> Ending {
     }
 }
 
-/// Removes what only this attempt needed.
-fn clear(workshop: &Workshop, lease: &Lease) {
-    let name = lease.file_name();
-    let removed =
-        [fs::remove_dir_all(workshop.home.work(&name)), leftovers::remove(&workshop.home, lease)];
+/// Ends and removes what only this attempt needed.
+async fn clear(workshop: &Workshop, lease: &Lease) {
+    let work = workshop.home.work(&lease.file_name());
+    let ended = spawn_blocking(move || {
+        processes::end_marked(&work);
+        fs::remove_dir_all(work)
+    });
+    let ended = ended.await.expect("looking for processes neither panics nor is aborted");
+    let removed = [ended, leftovers::remove(&workshop.home, lease)];
     for error in removed.into_iter().filter_map(Result::err) {
         if error.kind() != io::ErrorKind::NotFound {
             tracing::warn!(run = %lease.run, %error, "cannot remove what an attempt left");

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ids::Digest;
 use proto::worker::BuildResult;
 use serde::Deserialize;
 
@@ -33,25 +34,31 @@ pub(crate) async fn build(
     task: &BuildTask,
     site: &Site,
 ) -> Result<Ending, Trouble> {
-    let making = make(workshop, primary, order, task, site);
+    let making = make(workshop, order, task, site);
     let late = |_| {
         let seconds = workshop.config.build_seconds;
         Trouble::Pipeline(format!("the build took longer than {seconds} seconds"))
     };
     let made = tokio::time::timeout(workshop.config.build_time(), making).await.map_err(late)?;
-    made.map(Ending::Built)
+    let (digest, result) = made?;
+    // The line or the server may be bad for long, and that is not the build's fault.
+    site.log.note(format!("upload: {} bytes, sha256 {digest}", result.size)).await;
+    let uploading = upload(primary, &order.lease, &workshop.cache, digest, &site.log);
+    site.stopper.unless(uploading).await??;
+    Ok(Ending::Built(result))
 }
 
+/// Builds, and keeps what came of it.
 async fn make(
     workshop: &Workshop,
-    primary: &Primary,
     order: &Order,
     task: &BuildTask,
     site: &Site,
-) -> Result<BuildResult, Trouble> {
+) -> Result<(Digest, BuildResult), Trouble> {
     let clone = site.work.join("clone");
     let commit = git::clone(workshop, site, &task.0, &clone).await?;
     site.log.note(format!("clone: at commit {commit}")).await;
+    let target = workshop.kept.take(&target(workshop, order));
     let built = compile(workshop, site, order, &clone).await?;
     let (digest, length, binary) = match workshop.cache.put(&built).await {
         Ok(kept) => kept,
@@ -61,15 +68,16 @@ async fn make(
         }
         Err(error) => return Err(Trouble::io("keeping the binary", error)),
     };
+    if order.language == Language::Rust {
+        target.filled().await;
+    }
     let recipe = prepare(workshop, site, order.language, digest, &binary).await?;
     site.log.note("check: starting the pipeline once to learn its jobs").await;
     let (plugin, jobs) = start(&recipe, site).await?;
     plugin.stop(site.grace()).await;
-    site.log.note(format!("upload: {length} bytes, sha256 {digest}")).await;
-    let uploading = upload(primary, &order.lease, &workshop.cache, digest);
-    site.stopper.unless(uploading).await??;
     let jobs = jobs.iter().map(job_message).collect();
-    Ok(BuildResult { sha_sum: digest.as_bytes().to_vec(), size: length, commit, jobs })
+    let sha_sum = digest.as_bytes().to_vec();
+    Ok((digest, BuildResult { sha_sum, size: length, commit, jobs }))
 }
 
 /// Answers with the path of what was built.
@@ -166,6 +174,10 @@ fn the_one(dir: &Path, ending: &str) -> Result<PathBuf, Trouble> {
     }
 }
 
+fn target(workshop: &Workshop, order: &Order) -> PathBuf {
+    workshop.home.targets().join(order.pipeline.to_string())
+}
+
 async fn rust(
     workshop: &Workshop,
     site: &Site,
@@ -173,7 +185,7 @@ async fn rust(
     clone: &Path,
 ) -> Result<PathBuf, Trouble> {
     // Kept for each pipeline, so that building it again is quick.
-    let target = workshop.home.tools("cargo-target").join(order.pipeline.to_string());
+    let target = target(workshop, order);
     make_dir(&target).map_err(|error| Trouble::io("preparing the build", error))?;
     let cargo = |args: &[&str]| {
         Step::new(NAME, "cargo", clone).args(args).env("CARGO_TARGET_DIR", target.as_os_str())

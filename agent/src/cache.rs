@@ -132,8 +132,16 @@ impl Cache {
         let _flight = self.flights.enter(digest).await;
         let path = self.path(digest);
         let part = self.part(digest);
-        tokio::fs::copy(built, &part).await?;
-        self.publish(digest, &part, &path, None).await?;
+        self.make_room(size, digest)?;
+        let copied = async {
+            tokio::fs::copy(built, &part).await?;
+            self.publish(digest, &part, &path, None).await
+        };
+        if let Err(error) = copied.await {
+            // Nobody goes on with it, and others need the room.
+            unlink(&part)?;
+            return Err(error);
+        }
         Ok((digest, size, path))
     }
 

@@ -19,11 +19,12 @@ use nix::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
     process::{Child, Command},
-    time::timeout,
+    time::{Instant, sleep},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    home::record_process,
+    processes,
     runtime::{Jobs, Output, Stream},
     site::Site,
     stop::Trouble,
@@ -32,9 +33,11 @@ use crate::{
 /// Lines of output that a failure ends with.
 const LAST_LINES: usize = 12;
 const LONGEST_TAIL: usize = 2000;
-/// For what is still in the pipes when the process has ended.
+/// How long we wait in all for what is still in the pipes when the process has ended.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 const PIECE: usize = 16 * 1024;
+/// The most that the two pipes hold then.
+const MOST_LEFT: usize = 2 << 20;
 
 /// What to run. `name` is what people call the step: "clone", "build", "prepare".
 #[derive(Debug)]
@@ -86,14 +89,15 @@ impl Step {
     async fn conduct(self, site: &Site) -> Result<Vec<u8>, Trouble> {
         let mut child = self.spawn(site)?;
         let group = Group::of(&child);
-        record_process(&site.work, group.0.as_raw().unsigned_abs());
+        processes::record(&site.work, group.0.as_raw().unsigned_abs());
         let stdout = child.stdout.take().expect("stdout is piped");
         let stderr = child.stderr.take().expect("stderr is piped");
         let mut tail = Tail::default();
         let mut answer = Vec::new();
         let status = {
             let (name, quiet) = (self.name, self.quiet);
-            let reading = read(stdout, stderr, quiet, &mut answer, &mut tail, site);
+            let ended = CancellationToken::new();
+            let reading = read(stdout, stderr, quiet, &mut answer, &mut tail, site, &ended);
             tokio::pin!(reading);
             let mut stopped = false;
             let status = loop {
@@ -101,7 +105,8 @@ impl Step {
                     () = &mut reading => break group.end(&mut child, site, stopped).await,
                     status = child.wait() => {
                         group.signal(Signal::SIGKILL);
-                        timeout(LAST_WORDS, &mut reading).await.ok();
+                        ended.cancel();
+                        reading.await;
                         break status;
                     }
                     () = site.stopper.token().cancelled(), if !stopped => {
@@ -159,7 +164,8 @@ impl Step {
     }
 }
 
-/// Reads both streams to their ends.
+/// Reads both streams to their ends; once the process has `ended`, no longer than what it left there
+/// takes, for a daemon may hold them. A log that is full costs no patience: only waiting for bytes does.
 async fn read(
     mut stdout: impl AsyncRead + Unpin,
     mut stderr: impl AsyncRead + Unpin,
@@ -167,10 +173,17 @@ async fn read(
     answer: &mut Vec<u8>,
     tail: &mut Tail,
     site: &Site,
+    ended: &CancellationToken,
 ) {
     let (mut out_open, mut err_open) = (true, true);
     let (mut out, mut err) = (BytesMut::with_capacity(PIECE), BytesMut::with_capacity(PIECE));
-    while out_open || err_open {
+    let (mut patience, mut left) = (LAST_WORDS, MOST_LEFT);
+    while (out_open || err_open) && left > 0 {
+        let begun = Instant::now();
+        let late = async {
+            ended.cancelled().await;
+            sleep(patience).await;
+        };
         let (stream, buffer) = tokio::select! {
             count = stdout.read_buf(&mut out), if out_open => {
                 out_open = matches!(count, Ok(1..));
@@ -180,8 +193,13 @@ async fn read(
                 err_open = matches!(count, Ok(1..));
                 (Stream::Stderr, &mut err)
             }
+            () = late => return,
         };
         let bytes = buffer.split().freeze();
+        if ended.is_cancelled() {
+            patience = patience.saturating_sub(begun.elapsed());
+            left = left.saturating_sub(bytes.len());
+        }
         buffer.reserve(PIECE);
         if bytes.is_empty() {
             continue;

@@ -38,7 +38,8 @@ pub struct Config {
     pub spool_limit: u64,
     /// What happens when so much of a log waits.
     pub spool_full: WhenFull,
-    /// Bytes of binaries to keep; the least recently used go first.
+    /// Bytes of binaries to keep, and as many of what was prepared of them and of what builds keep for the next
+    /// one; the least recently used go first.
     pub cache_limit: u64,
     /// The agent inside a server, which takes only what no other worker can.
     pub primary: bool,

@@ -24,7 +24,7 @@ use crate::{
     leftovers::{self, Leftover},
     order::Lease,
     primary::{Ended, Primary},
-    renew,
+    processes, renew,
     report::{Ending, Reporter},
     session::{Wires, receive},
     stop::{Stopper, Why},
@@ -96,12 +96,15 @@ impl Desk {
         let shipping = self.ship_leftovers();
         let renewing = renew::keep_fresh(Arc::clone(&self.workshop), self.primary.clone(), renewal);
         let renewing = AbortOnDropHandle::new(tokio::spawn(renewing));
+        let works = self.workshop.home.works();
         let closed = self.serve(tags, renewed, drain, abort).await;
         // They hold the agent's home, which whoever comes next must find free.
         for task in [shipping, renewing] {
             task.abort();
             task.await.ok();
         }
+        // Of attempts that were dropped.
+        processes::end_marked(&works);
         closed
     }
 
@@ -132,6 +135,7 @@ impl Desk {
                 && orders.is_empty()
                 && (*known.borrow_and_update() || closing.farewell <= Instant::now())
             {
+                self.tell_the_rest().await;
                 return Closed::Drained;
             }
             let (deadline, farewell) = match &closing {
@@ -172,6 +176,14 @@ impl Desk {
                 () = at(farewell), if self.held.is_empty() => {}
                 Ok(()) = known.changed() => {}
             }
+        }
+    }
+
+    /// Nobody is held any more, but what became of one may still be on its way.
+    async fn tell_the_rest(&mut self) {
+        let told = async { while self.attempts.join_next().await.is_some() {} };
+        if timeout(FAREWELL, told).await.is_err() {
+            tracing::warn!("the server did not hear what became of a run");
         }
     }
 

@@ -12,13 +12,9 @@ use std::{
 };
 
 use identity::{Credentials, Key, Peer};
-use nix::{
-    fcntl::{Flock, FlockArg},
-    sys::signal::{Signal, killpg},
-    unistd::Pid,
-};
+use nix::fcntl::{Flock, FlockArg};
 
-use crate::AgentError;
+use crate::{AgentError, processes};
 
 const IDENTITY: &str = "identity";
 const WORKER_ID: &str = "worker-id";
@@ -138,8 +134,17 @@ impl Home {
         self.root.join("tools").join(name)
     }
 
+    /// What builds of Rust keep, a folder for each pipeline.
+    pub(crate) fn targets(&self) -> PathBuf {
+        self.tools("cargo-target")
+    }
+
+    pub(crate) fn works(&self) -> PathBuf {
+        self.root.join("work")
+    }
+
     pub(crate) fn work(&self, attempt: &str) -> PathBuf {
-        self.root.join("work").join(attempt)
+        self.works().join(attempt)
     }
 
     pub(crate) fn spool(&self, attempt: &str) -> PathBuf {
@@ -153,64 +158,15 @@ impl Home {
     /// Ends the processes of attempts that a previous life of the agent began, and removes their
     /// files, but not their logs.
     fn clear_leftovers(&self) -> io::Result<()> {
-        for entry in fs::read_dir(self.root.join("work"))? {
+        let work = self.works();
+        processes::end_marked(&work);
+        for entry in fs::read_dir(work)? {
             let dir = entry?.path();
-            for process in Process::recorded(&dir) {
-                process.kill_if_it_still_lives();
-            }
+            processes::end_recorded(&dir);
             fs::remove_dir_all(&dir)?;
         }
         Ok(())
     }
-}
-
-/// A process group that an attempt started, told from strangers by its leader's start time.
-#[derive(Debug, PartialEq, Eq)]
-struct Process {
-    group: i32,
-    started: u64,
-}
-
-/// Notes in the attempt's work folder that this process group is its own.
-pub(crate) fn record_process(work: &Path, group: u32) {
-    let Some(started) = start_time(group) else { return };
-    let path = work.join(format!("pid-{group}"));
-    if let Err(error) = fs::write(&path, format!("{group} {started}\n")) {
-        tracing::warn!(path = %path.display(), %error, "cannot note a process");
-    }
-}
-
-impl Process {
-    fn recorded(work: &Path) -> Vec<Self> {
-        let entries = fs::read_dir(work).into_iter().flatten().flatten();
-        entries
-            .filter(|entry| entry.file_name().to_string_lossy().starts_with("pid-"))
-            .filter_map(|entry| Self::parse(&fs::read_to_string(entry.path()).ok()?))
-            .collect()
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        let (group, started) = text.trim().split_once(' ')?;
-        let group = group.parse().ok().filter(|group| *group > 1)?;
-        Some(Self { group, started: started.parse().ok()? })
-    }
-
-    fn kill_if_it_still_lives(&self) {
-        if start_time(self.group.unsigned_abs()) == Some(self.started) {
-            tracing::warn!(group = self.group, "killing what a previous life of the agent left");
-            if let Err(error) = killpg(Pid::from_raw(self.group), Signal::SIGKILL) {
-                tracing::warn!(%error, "cannot kill it");
-            }
-        }
-    }
-}
-
-/// Clock ticks between the machine's start and the process's (field 22 of /proc/<pid>/stat).
-fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in parentheses, may hold anything.
-    let (_, rest) = stat.rsplit_once(')')?;
-    rest.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// A folder that only its owner may enter.
@@ -238,8 +194,6 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::process::CommandExt as _;
-
     use super::*;
 
     #[test]
@@ -250,29 +204,6 @@ mod tests {
         assert!(matches!(error, AgentError::HomeInUse { .. }), "{error}");
         drop(first);
         Home::open(dir.path()).unwrap();
-    }
-
-    #[test]
-    fn what_a_previous_life_started_is_killed_and_strangers_are_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let sleep = || std::process::Command::new("sleep").arg("60").process_group(0).spawn();
-        let (mut ours, mut stranger) = (sleep().unwrap(), sleep().unwrap());
-        let work = {
-            let home = Home::open(dir.path()).unwrap();
-            let work = home.work("run-1");
-            make_dir(&work).unwrap();
-            work
-        };
-        record_process(&work, ours.id());
-        fs::write(work.join(format!("pid-{}", stranger.id())), format!("{} 1", stranger.id()))
-            .unwrap();
-
-        let home = Home::open(dir.path()).unwrap();
-        assert!(!home.work("run-1").exists());
-        assert!(!ours.wait().unwrap().success());
-        assert_eq!(stranger.try_wait().unwrap(), None);
-        stranger.kill().unwrap();
-        stranger.wait().unwrap();
     }
 
     #[test]

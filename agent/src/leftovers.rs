@@ -6,14 +6,14 @@
 use std::{fs, io, path::PathBuf};
 
 use futures::{StreamExt as _, stream};
-use ids::RunId;
+use ids::{Digest, RunId};
 use tokio::sync::watch;
 
 use crate::{
     home::{Home, make_dir, write_private},
     order::Lease,
     primary::Primary,
-    shipping::{abandon, ship},
+    shipping::{ShipError, abandon, ship},
     spool::{Progress, Shelf, Shipment, Tail},
 };
 
@@ -53,8 +53,16 @@ pub(crate) fn find(home: &Home) -> Vec<Leftover> {
     entries
         .filter_map(|entry| {
             let log = entry.path();
-            let lease = fs::read_to_string(log.join(LEASE)).ok();
-            let Some(lease) = lease.and_then(|text| parse(&text)) else {
+            let lease = match fs::read(log.join(LEASE)) {
+                Ok(text) => parse(&String::from_utf8_lossy(&text)),
+                Err(error) if is_missing(&error) => None,
+                Err(error) => {
+                    // It may be readable at the next start, and is somebody's until then.
+                    tracing::warn!(path = %log.display(), %error, "cannot read whose log this is");
+                    return None;
+                }
+            };
+            let Some(lease) = lease else {
                 let removed =
                     if log.is_dir() { fs::remove_dir_all(&log) } else { fs::remove_file(&log) };
                 if let Err(error) = removed {
@@ -73,6 +81,19 @@ fn parse(text: &str) -> Option<Lease> {
     Some(Lease { run, attempt, token: words.next()?.to_owned() })
 }
 
+/// Whether the disk may give at the next start what it does not give now.
+fn may_pass(error: &ShipError) -> bool {
+    match error {
+        ShipError::File(error) => !is_missing(error) && error.kind() != io::ErrorKind::InvalidData,
+        ShipError::Gone(_) | ShipError::Refused(_) => false,
+    }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotADirectory, NotFound, UnexpectedEof};
+    matches!(error.kind(), NotFound | NotADirectory | UnexpectedEof)
+}
+
 /// Ships all of them and removes them, a few at a time.
 pub(crate) async fn deliver(leftovers: Vec<Leftover>, primary: &Primary, home: &Home) {
     stream::iter(leftovers)
@@ -80,7 +101,13 @@ pub(crate) async fn deliver(leftovers: Vec<Leftover>, primary: &Primary, home: &
             let run = leftover.lease.run;
             match leftover.deliver(primary).await {
                 Ok(()) => tracing::info!(%run, "shipped the log of an attempt that was lost"),
-                Err(why) => tracing::warn!(%run, why, "the log of a lost attempt is incomplete"),
+                Err(error) if may_pass(&error) => {
+                    tracing::warn!(%run, %error, "the log of a lost attempt stays until the next start");
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(%run, %error, "the log of a lost attempt is incomplete");
+                }
             }
             if let Err(error) = remove(home, &leftover.lease) {
                 tracing::warn!(%run, %error, "cannot remove a log");
@@ -94,15 +121,25 @@ impl Leftover {
         (self.lease.run, self.lease.attempt)
     }
 
-    async fn deliver(&self, primary: &Primary) -> Result<(), String> {
-        let found = self.close().await;
-        let shipment = found.map_err(|error| format!("cannot read it: {error}"))?;
-        let progress = shipment.progress.clone();
-        let shipped = ship(primary.control(), &self.lease, shipment).await;
-        if let Err(error) = &shipped {
+    async fn deliver(&self, primary: &Primary) -> Result<(), ShipError> {
+        let (shipped, progress) = match self.close().await {
+            Ok(shipment) => {
+                let progress = shipment.progress.clone();
+                (ship(primary.control(), &self.lease, shipment).await, progress)
+            }
+            Err(error) => {
+                // All that is known of it is that it cannot be told.
+                let end = Some(Digest::of(b""));
+                let progress = Progress { end, ..Progress::default() };
+                (Err(ShipError::File(error)), watch::channel(progress).1)
+            }
+        };
+        if let Err(error) = &shipped
+            && !may_pass(error)
+        {
             abandon(primary.control(), &self.lease, error, progress).await;
         }
-        shipped.map_err(|error| error.to_string())
+        shipped
     }
 
     async fn close(&self) -> io::Result<Shipment> {
@@ -135,9 +172,13 @@ mod tests {
         note(&home, &lease).unwrap();
         fs::create_dir(home.spools().join("without a lease")).unwrap();
         fs::write(home.spools().join("no folder"), "of another form").unwrap();
+        // No disk gives this one.
+        let unreadable = home.spools().join("unreadable");
+        fs::create_dir_all(unreadable.join(LEASE)).unwrap();
         let found: Vec<_> = find(&home).iter().map(Leftover::attempt).collect();
         assert_eq!(found, [(lease.run, 3)]);
-        assert_eq!(fs::read_dir(home.spools()).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(home.spools()).unwrap().count(), 2);
+        assert!(unreadable.exists());
         remove(&home, &lease).unwrap();
         assert!(find(&home).is_empty());
     }

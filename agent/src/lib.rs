@@ -1,9 +1,9 @@
 //! A worker: joins a server, takes orders, builds and runs pipelines, reports how it goes.
 //!
-//! In reading order: [`Config`]; `home`, the folder on disk; `join`, how an identity is got, and `renew`,
+//! In reading order: [`Config`]; `home`, the folder on disk; `processes`, what attempts started; `join`, how an identity is got, and `renew`,
 //! how it is kept; `session` keeps the server's orders coming; `desk` holds the table of attempts; `attempt` is one of them from
 //! order to last report, by way of `run` or `build`. What these use: `primary` and `http` to talk to
-//! the server, `cache`, `assembly`, `upload`, `unpack` and `prepare` for binaries, `spool`, `mask`, `shipping` and `leftovers` for logs, `report`
+//! the server, `cache`, `assembly`, `upload`, `unpack`, `prepare` and `kept` for binaries, `spool`, `mask`, `shipping` and `leftovers` for logs, `report`
 //! for progress, `command` for tools, and [`runtime`] to host the pipeline itself.
 //!
 //! Invariants: an attempt ends in one last report, and that only after its whole log was acknowledged;
@@ -23,12 +23,14 @@ mod git;
 mod home;
 mod http;
 mod join;
+mod kept;
 mod languages;
 mod leftovers;
 pub mod mask;
 mod order;
 mod prepare;
 mod primary;
+mod processes;
 mod python;
 mod renew;
 mod report;

@@ -7,14 +7,16 @@ use std::{
     ffi::OsString,
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use ids::Digest;
-use tokio::task::spawn_blocking;
+use tokio::{sync::OwnedMutexGuard, task::spawn_blocking};
 
 use crate::{
     command::Step,
     home::make_dir,
+    kept::Use,
     order::Language,
     python::{self, PIPELINE},
     runtime::Launch,
@@ -35,12 +37,14 @@ pub(crate) struct Recipe {
     /// Where Gaia starts it; `None`: in the attempt's own folder.
     dir: Option<PathBuf>,
     env: Vec<(OsString, OsString)>,
+    /// Of the folder that it was prepared in.
+    _used: Option<Use>,
 }
 
 impl Recipe {
     fn new(program: impl Into<PathBuf>, args: &[&str]) -> Self {
         let args = args.iter().map(OsString::from).collect();
-        Self { program: program.into(), args, dir: None, env: Vec::new() }
+        Self { program: program.into(), args, dir: None, env: Vec::new(), _used: None }
     }
 
     pub(crate) fn launch(&self, site: &Site) -> Launch {
@@ -73,38 +77,57 @@ pub(crate) async fn prepare(
             Ok(recipe)
         }
         Language::Python => {
-            once(workshop, site, digest, &dir, python_install(workshop, site, &dir, binary))
-                .await?;
-            Ok(python_recipe(site, &dir))
+            let install = |_| python_install(workshop, site, &dir, binary);
+            let used = once(workshop, site, digest, &dir, install).await?;
+            Ok(Recipe { _used: used, ..python_recipe(site, &dir) })
         }
         Language::Nodejs => {
-            once(workshop, site, digest, &dir, node_install(workshop, site, &dir, binary)).await?;
+            let install = |turn| node_install(workshop, site, &dir, binary, turn);
+            let used = once(workshop, site, digest, &dir, install).await?;
             let source = dir.join("source");
-            Ok(Recipe { dir: Some(source), ..Recipe::new("node", &["index.js"]) })
+            Ok(Recipe { dir: Some(source), _used: used, ..Recipe::new("node", &["index.js"]) })
         }
         Language::Ruby => {
-            once(workshop, site, digest, &dir, ruby_install(site, &dir, binary)).await?;
-            ruby_recipe(&dir)
+            let install = |_| ruby_install(site, &dir, binary);
+            let used = once(workshop, site, digest, &dir, install).await?;
+            Ok(Recipe { _used: used, ..ruby_recipe(&dir)? })
         }
     }
 }
 
-async fn once(
+/// Nobody else prepares the same as long as somebody has it.
+type Turn = Arc<OwnedMutexGuard<()>>;
+
+async fn once<F: Future<Output = Result<(), Trouble>>>(
     workshop: &Workshop,
     site: &Site,
     digest: Digest,
     dir: &Path,
-    work: impl Future<Output = Result<(), Trouble>>,
-) -> Result<(), Trouble> {
-    let _turn = site.stopper.unless(workshop.preparing.enter(digest)).await?;
+    work: impl FnOnce(Turn) -> F,
+) -> Result<Option<Use>, Trouble> {
+    // Before it is looked for, so that it does not go meanwhile.
+    let used = workshop.kept.take(dir);
+    let turn = Arc::new(site.stopper.unless(workshop.preparing.enter(digest)).await?);
     let trouble = |error| Trouble::io("preparing the pipeline", error);
     let done = dir.join(DONE);
     if done.exists() {
-        return Ok(());
+        return Ok(Some(used));
     }
     start_anew(dir).map_err(trouble)?;
-    work.await?;
-    fs::File::create(done).and_then(|file| file.sync_all()).map_err(trouble)
+    work(Arc::clone(&turn)).await?;
+    fs::File::create(done).and_then(|file| file.sync_all()).map_err(trouble)?;
+    used.filled().await;
+    Ok(Some(used))
+}
+
+/// Works on a thread, which has the turn until it is done, also when nobody waits for it any more.
+async fn on_thread<T: Send + 'static>(turn: Turn, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let working = spawn_blocking(move || {
+        let done = work();
+        drop(turn);
+        done
+    });
+    working.await.expect("the work neither panics nor is aborted")
 }
 
 fn start_anew(dir: &Path) -> io::Result<()> {
@@ -160,13 +183,13 @@ async fn node_install(
     site: &Site,
     dir: &Path,
     binary: &Path,
+    turn: Turn,
 ) -> Result<(), Trouble> {
     let source = dir.join("source");
     make_dir(&source).map_err(|error| Trouble::io("preparing the pipeline", error))?;
     site.log.note(format!("{NAME}: unpacking the sources")).await;
     let (archive, folder) = (binary.to_owned(), source.clone());
-    let unpacking = spawn_blocking(move || unpack(&archive, &folder, MOST));
-    let unpacked = unpacking.await.expect("unpacking neither panics nor is aborted");
+    let unpacked = on_thread(turn, move || unpack(&archive, &folder, MOST)).await;
     unpacked.map_err(|error| match error {
         UnpackError::Disk(error) => Trouble::io("unpacking the sources", error),
         error => Trouble::Pipeline(error.to_string()),
@@ -199,4 +222,25 @@ fn ruby_recipe(dir: &Path) -> Result<Recipe, Trouble> {
         .map_err(|error| Trouble::io("reading the gem's name", error))?;
     let env = vec![("GEM_HOME".into(), dir.join("gems").into())];
     Ok(Recipe { env, ..Recipe::new("ruby", &["-r", &name, "-e", "Main.main"]) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use futures::FutureExt as _;
+
+    use super::*;
+    use crate::flights::Flights;
+
+    #[tokio::test]
+    async fn a_preparation_that_was_given_up_ends_before_the_next_one_begins() {
+        let (flights, digest) = (Flights::default(), Digest::of(b""));
+        let turn = Arc::new(flights.enter(digest).await);
+        let (unpacked, unpacking) = mpsc::channel::<()>();
+        assert!(on_thread(turn, move || unpacking.recv()).now_or_never().is_none());
+        assert!(flights.enter(digest).now_or_never().is_none());
+        unpacked.send(()).unwrap();
+        flights.enter(digest).await;
+    }
 }

@@ -7,10 +7,10 @@ use tokio::sync::mpsc;
 
 use crate::{
     cache::Wanted,
-    home::record_process,
     order::{Order, RunTask},
     prepare::{Recipe, prepare},
     primary::Primary,
+    processes,
     report::{Ending, Reporter},
     runtime::{GraphOutcome, JobTransition, JobUpdate, Plugin, StartError, run_graph},
     site::Site,
@@ -31,6 +31,7 @@ pub(crate) async fn run(
     let binary = fetched.await??;
     let recipe = prepare(workshop, site, order.language, task.digest, &binary).await?;
     let (plugin, jobs) = start(&recipe, site).await?;
+    site.begun.cancel();
     let ending = match compare(&task.jobs, &jobs) {
         Ok(()) => {
             let jobs = without_done(jobs, &task.done);
@@ -47,7 +48,7 @@ pub(crate) async fn start(recipe: &Recipe, site: &Site) -> Result<(Plugin, Vec<J
     let launch = recipe.launch(site);
     let started = Plugin::start(launch, site.log.pipe(), site.stopper.token()).await;
     let mut plugin = started.map_err(|error| blame(&error))?;
-    record_process(&site.work, plugin.group());
+    processes::record(&site.work, plugin.group());
     let jobs = match site.stopper.unless(plugin.jobs()).await {
         Ok(Ok(jobs)) => return Ok((plugin, jobs)),
         Ok(Err(error)) => Err(Trouble::Pipeline(error.to_string())),

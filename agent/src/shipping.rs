@@ -31,6 +31,8 @@ const LONGEST_REASON: usize = 500;
 
 /// What the server takes at once.
 const LARGEST: u64 = 1 << 20;
+/// Tries to read what a disk refuses: it may be short of something for a moment.
+const READS: u32 = 8;
 /// What gets through a very bad line.
 const SMALLEST: u64 = 16 << 10;
 
@@ -150,6 +152,23 @@ enum Reply {
     Again,
 }
 
+async fn read(shelf: &Shelf, offset: u64, most: u64) -> Result<Bytes, ShipError> {
+    let mut pauses = Pauses::new();
+    let mut tries = 0;
+    loop {
+        match shelf.read(offset, most).await {
+            Ok(bytes) => return Ok(bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(ShipError::Gone(offset));
+            }
+            Err(error) if tries == READS => return Err(ShipError::File(error)),
+            Err(error) => tracing::warn!(%error, "cannot read a log now; trying again"),
+        }
+        tries += 1;
+        pauses.pause().await;
+    }
+}
+
 impl Piece {
     async fn read(
         shelf: &Shelf,
@@ -166,10 +185,7 @@ impl Piece {
         };
         let bytes = match most {
             0 => Bytes::new(),
-            most => shelf.read(offset, most).await.map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => ShipError::Gone(offset),
-                _ => ShipError::File(error),
-            })?,
+            most => read(shelf, offset, most).await?,
         };
         let is_known = !spans.lengths.is_empty();
         let spans = is_known.then(|| STANDARD.encode(spans.encode_to_vec()));
@@ -220,5 +236,33 @@ fn understand(answer: &Answer) -> Result<Reply, ShipError> {
         (StatusCode::OK, None) => Ok(Reply::Again),
         _ if answer.is_passing_for_worker() => Ok(Reply::Again),
         _ => Err(ShipError::Refused(answer.text())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_log_that_cannot_be_read_for_a_moment_is_shipped_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let shelf = Shelf::new(dir.path().into());
+        // A disk gives no bytes of this.
+        let path = dir.path().join(format!("{:020}.log", 0));
+        std::fs::create_dir(&path).unwrap();
+        let mend = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            std::fs::remove_dir(&path).unwrap();
+            std::fs::write(&path, "one line").unwrap();
+        };
+        let (bytes, ()) = tokio::join!(read(&shelf, 4, 4), mend);
+        assert_eq!(bytes.unwrap(), "line");
+
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(read(&shelf, 4, 4).await, Err(ShipError::Gone(4))));
+        std::fs::create_dir(&path).unwrap();
+        assert!(matches!(read(&shelf, 4, 4).await, Err(ShipError::File(_))));
     }
 }

@@ -8,9 +8,12 @@ use std::{
     time::Duration,
 };
 
+use tokio_util::sync::CancellationToken;
+
 use crate::{
     home::make_dir,
     order::Order,
+    processes,
     spool::Log,
     stop::{Stopper, Why},
 };
@@ -59,6 +62,8 @@ pub(crate) struct Site {
     /// For this attempt alone; removed when it is over.
     pub(crate) work: PathBuf,
     pub(crate) stopper: Stopper,
+    /// Cancelled when the pipeline itself runs, and may be asked to say something now and then.
+    pub(crate) begun: CancellationToken,
     grace: Duration,
     environment: Vec<(OsString, OsString)>,
 }
@@ -70,12 +75,14 @@ impl Site {
         work: PathBuf,
         log: Log,
         stopper: Stopper,
+        begun: CancellationToken,
         grace: Duration,
     ) -> io::Result<Self> {
         let temporary = work.join("tmp");
         make_dir(&temporary)?;
-        let environment = environment(&order.environment, &temporary);
-        Ok(Self { log, work, stopper, grace, environment })
+        let mut environment = environment(&order.environment, &temporary);
+        environment.push(processes::mark(&work));
+        Ok(Self { log, work, stopper, begun, grace, environment })
     }
 
     /// The complete environment of a process, before what its language needs.

@@ -14,7 +14,14 @@ mod segments;
 mod spans;
 mod writer;
 
-use std::{future, io, time::Duration};
+use std::{
+    future, io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use ids::Digest;
 use tokio::{
@@ -119,6 +126,8 @@ pub(crate) struct Spool {
     task: JoinHandle<()>,
     impatience: Impatience,
     progress: watch::Receiver<Progress>,
+    /// Something is being written just now.
+    writing: Arc<AtomicBool>,
 }
 
 impl Spool {
@@ -134,20 +143,27 @@ impl Spool {
         let (acknowledged, known) = watch::channel(0);
         let impatience = Impatience { stopper, close: CancellationToken::new() };
         let writer = Writer::create(shelf.clone(), bounds, published, known, impatience.clone());
-        let task = run(writer.await?, Lanes::new(&secrets), receiver, impatience.close.clone());
+        let writing = Arc::new(AtomicBool::new(false));
+        let (lanes, close) = (Lanes::new(&secrets), impatience.close.clone());
+        let task = run(writer.await?, lanes, receiver, close, Arc::clone(&writing));
         let shipment =
             Shipment { shelf, first: 0, progress: progress.clone(), incomplete: "", acknowledged };
-        Ok((Self { task: tokio::spawn(task), impatience, progress }, Log { entries }, shipment))
+        let spool = Self { task: tokio::spawn(task), impatience, progress, writing };
+        Ok((spool, Log { entries }, shipment))
     }
 
-    /// Waits for the last words, and for room for them. Whoever still holds the log after that is not
-    /// heard any more.
+    /// Waits for the last words, for room for them, and for a slow disk. Whoever still holds the log after
+    /// that, and says nothing, is not heard any more.
     pub(crate) async fn finish(self, log: Log) {
         drop(log);
         let mut task = self.task;
+        let mut size = self.progress.borrow().size;
         while timeout(LAST_WORDS, &mut task).await.is_err() {
-            let waits = self.progress.borrow().blocked;
-            if !waits || self.impatience.stopper.token().is_cancelled() {
+            let Progress { size: now, blocked, .. } = *self.progress.borrow();
+            let waits = blocked && !self.impatience.stopper.token().is_cancelled();
+            let works = now > size || (self.writing.load(Relaxed) && !blocked);
+            size = now;
+            if !waits && !works {
                 self.impatience.close.cancel();
                 if let Err(error) = (&mut task).await {
                     tracing::error!(%error, "the task that keeps a log failed");
@@ -163,6 +179,7 @@ async fn run(
     mut lanes: Lanes,
     mut entries: mpsc::Receiver<Entry>,
     close: CancellationToken,
+    writing: Arc<AtomicBool>,
 ) {
     let mut batch = Vec::with_capacity(WAITING);
     // When an unfinished line will be shown.
@@ -184,7 +201,9 @@ async fn run(
         }
         let next = || due.filter(|due| *due > Instant::now()).unwrap_or(Instant::now() + IDLE);
         due = lanes.have_unfinished().then(next);
+        writing.store(true, Relaxed);
         writer.write(lanes.ready()).await;
+        writing.store(false, Relaxed);
     }
     lanes.finish();
     writer.write(lanes.ready()).await;

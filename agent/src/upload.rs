@@ -17,10 +17,11 @@ use crate::{
     order::Lease,
     primary::Primary,
     retry::Pauses,
+    spool::Log,
     stop::Trouble,
 };
 
-/// Tries that bring nothing new before it is given up.
+/// Answers that bring it no further before it is given up.
 const TRIES: u32 = 8;
 /// Chunks that are packed ahead.
 const AHEAD: usize = 8;
@@ -44,8 +45,10 @@ enum Step {
 }
 
 enum Failure {
-    /// It may pass.
+    /// It may pass, and to wait costs less than to build again.
     Broken(String),
+    /// The server has no room; somebody may make some.
+    Full(String),
     Refused(String),
 }
 
@@ -55,16 +58,20 @@ impl From<HttpError> for Failure {
     }
 }
 
+/// Goes on through outages, until the caller drops it.
 pub(crate) async fn upload(
     primary: &Primary,
     lease: &Lease,
     cache: &Cache,
     digest: Digest,
+    log: &Log,
 ) -> Result<(), Trouble> {
     let opened = cache.chunked(digest).await;
     let (file, manifest) = opened.map_err(|error| Trouble::io("reading the binary", error))?;
     let upload = Upload { primary, lease, digest, file: Arc::new(file), manifest };
     let (mut pauses, mut tries, mut fewest) = (Pauses::new(), 0, usize::MAX);
+    // For people, once.
+    let mut told = String::new();
     loop {
         let step = match upload.advance().await {
             Ok(Step::Whole) => upload.whole().await,
@@ -75,16 +82,26 @@ pub(crate) async fn upload(
                 (tries, fewest) = (0, missing);
                 continue;
             }
-            Ok(Step::Sent(missing)) => format!("the server still lacks {missing} chunks"),
+            Ok(Step::Sent(missing)) => {
+                tries += 1;
+                format!("the server still lacks {missing} chunks")
+            }
             Ok(Step::Stored | Step::Whole) => return Ok(()),
             Err(Failure::Broken(why)) => why,
+            Err(Failure::Full(why)) => {
+                tries += 1;
+                why
+            }
             Err(Failure::Refused(why)) => {
                 return Err(Trouble::Worker(format!("upload failed: the server refused: {why}")));
             }
         };
-        tries += 1;
         if tries == TRIES {
             return Err(Trouble::Worker(format!("upload failed: {why}")));
+        }
+        if told != why {
+            log.note(format!("upload: {why}; trying again")).await;
+            told.clone_from(&why);
         }
         tracing::warn!(%digest, why, "uploading a binary failed; trying again");
         pauses.pause().await;
@@ -142,6 +159,8 @@ impl Upload<'_> {
 fn good(answer: Answer) -> Result<Answer, Failure> {
     if answer.status.is_success() {
         Ok(answer)
+    } else if answer.status == StatusCode::INSUFFICIENT_STORAGE {
+        Err(Failure::Full(answer.text()))
     } else if answer.is_passing_for_worker() {
         Err(Failure::Broken(answer.text()))
     } else {

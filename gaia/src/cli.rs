@@ -121,7 +121,8 @@ struct AgentArgs {
     /// Folder for its identity, binaries and logs
     #[arg(long, env = "GAIA_HOME_PATH", default_value = "gaia-agent", value_name = "DIR")]
     home: PathBuf,
-    /// Bytes of binaries that it keeps; the least recently used go first [default: 10 GiB]
+    /// Bytes of binaries that it keeps, and as many of what was prepared of them; the least recently used go first
+    /// [default: 10 GiB]
     #[arg(long, env = "GAIA_CACHE_LIMIT", value_name = "BYTES")]
     cache_limit: Option<u64>,
     /// Bytes of one run's log that may wait on its disk for the server [default: 256 MiB]

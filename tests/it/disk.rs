@@ -90,7 +90,13 @@ async fn met(cluster: &Cluster, what: &str, run: &Run) -> Result<()> {
 
 async fn is_whole(cluster: &Cluster, run: &Run) -> Result<()> {
     let run = cluster.ended(&run.uniqueid).await?;
-    ensure!((run.status.as_str(), run.attempts.len()) == ("success", 1), "{}", run.reason);
+    ensure!(run.attempts.len() == 1, "{} attempts: {}", run.attempts.len(), run.reason);
+    ends_whole(cluster, &run).await
+}
+
+async fn ends_whole(cluster: &Cluster, run: &Run) -> Result<()> {
+    let run = cluster.ended(&run.uniqueid).await?;
+    ensure!(run.status == "success", "{}: {}", run.status, run.reason);
     let path = format!("/api/v1/run/{}/log", run.uniqueid);
     let about: Value = cluster.client.get(&format!("{path}?about=1")).await?;
     let bytes = cluster.client.call(Method::GET, &format!("{path}?raw=1"), None::<&()>).await?;
@@ -138,6 +144,35 @@ async fn a_disk_that_fails_loses_no_line_and_ends_no_run_early() -> Result<()> {
     disk.shall("slow 200")?;
     let run = start(&cluster, &pipeline).await?;
     is_whole(&cluster, &run).await.context("slow")
+}
+
+#[tokio::test]
+async fn an_agent_whose_disk_is_slow_or_fails_loses_no_line() -> Result<()> {
+    let disk = Disk::new()?;
+    let mut cluster = Cluster::start(program()).await?;
+    let environment: [(&str, &str); 3] = [
+        ("LD_PRELOAD", &disk.library.display().to_string()),
+        ("FAULTY_DISK", &disk.wish.display().to_string()),
+        ("FAULTY_BELOW", &cluster.home("one").join("spool").display().to_string()),
+    ];
+    cluster.agent_with("one", &[], &environment).await?;
+    let pipeline = cluster.pipeline_of("story", story_pipeline(), &[]).await?;
+    disk.shall("slow 100")?;
+    let run = start(&cluster, &pipeline).await?;
+    is_whole(&cluster, &run).await.context("slow")?;
+
+    for fault in ["write 5", "write 28"] {
+        disk.shall(fault)?;
+        let run = start(&cluster, &pipeline).await?;
+        let is_given_back = |run: &Run| {
+            let first = run.attempts.first();
+            first.is_some_and(|first| first.reason.contains("cannot keep the log"))
+        };
+        cluster.run_that(&run.uniqueid, "is given back", is_given_back).await?;
+        disk.shall("")?;
+        ends_whole(&cluster, &run).await.context(fault)?;
+    }
+    Ok(())
 }
 
 /// A real one. Where this user may not mount one, the test above has to do: it is told so.

@@ -113,7 +113,20 @@ impl Cluster {
 
     /// Starts an agent and waits until the server counts on it.
     pub async fn agent(&mut self, name: &str, arguments: &[&str]) -> Result<()> {
-        self.launch_agent(name, arguments).await?;
+        self.agent_with(name, arguments, &[]).await
+    }
+
+    /// Starts an agent with these variables, and waits until it is connected.
+    pub async fn agent_with(
+        &mut self,
+        name: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<()> {
+        let token = gaia::command::trust::token(&self.client, &NewToken::default()).await?.token;
+        let words = self.agent_words(name, &self.url, arguments);
+        let environment = [&[("GAIA_JOIN_TOKEN", &*token)], environment].concat();
+        self.processes.start(name, &words, &environment)?;
         self.until(&format!("agent {name} is connected"), async || {
             let worker = self.worker(name).await?;
             Ok(worker.filter(|worker| worker.connected && worker.status == "active").map(drop))

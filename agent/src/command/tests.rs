@@ -2,11 +2,14 @@
 
 use std::{fs, time::Duration};
 
+use futures::FutureExt as _;
+
 use super::*;
 use crate::{
+    config::WhenFull,
     mask::Secrets,
     order::{Language, Lease, Order, RunTask, Task},
-    spool::{Bounds, Shelf, Spool},
+    spool::{Bounds, Shelf, Shipment, Spool},
     stop::{Stopper, Why},
 };
 
@@ -18,10 +21,18 @@ struct Fixture {
 
 async fn begin(grace: Duration) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
-    let stopper = Stopper::default();
-    let bounds = Bounds::of(&crate::Config::default());
     let shelf = Shelf::new(dir.path().join("log"));
-    let (spool, log, _) =
+    begin_with(dir, shelf, Bounds::of(&crate::Config::default()), grace).await.0
+}
+
+async fn begin_with(
+    dir: tempfile::TempDir,
+    shelf: Shelf,
+    bounds: Bounds,
+    grace: Duration,
+) -> (Fixture, Shipment) {
+    let stopper = Stopper::default();
+    let (spool, log, shipment) =
         Spool::start(shelf, Secrets::default(), bounds, stopper.clone()).await.unwrap();
     let lease = Lease { run: "0".repeat(32).parse().unwrap(), attempt: 1, token: "t".into() };
     let task = RunTask {
@@ -40,8 +51,10 @@ async fn begin(grace: Duration) -> Fixture {
         longest_silence: None,
         task: Task::Run(task),
     };
-    let site = Site::new(&order, dir.path().join("work"), log, stopper, grace).unwrap();
-    Fixture { dir, spool, site }
+    let site =
+        Site::new(&order, dir.path().join("work"), log, stopper, CancellationToken::new(), grace)
+            .unwrap();
+    (Fixture { dir, spool, site }, shipment)
 }
 
 impl Fixture {
@@ -135,4 +148,47 @@ async fn a_daemon_that_a_step_leaves_does_not_hold_it() {
     let fixture = begin(Duration::from_mins(1)).await;
     fixture.shell("sleep 300 & echo done").run(&fixture.site).await.unwrap();
     assert!(fixture.log().await.ends_with("done\n"));
+}
+
+#[tokio::test]
+async fn the_last_words_of_a_step_wait_for_room_in_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    // Two segments are the least that a spool may have.
+    let shelf = Shelf::with_segments(dir.path().join("log"), 1000);
+    let bounds = Bounds { log: 1 << 20, spool: 2000, when_full: WhenFull::Block };
+    let (fixture, mut shipment) =
+        begin_with(dir, shelf.clone(), bounds, Duration::from_secs(5)).await;
+    fixture.site.log.note("x".repeat(5000)).await;
+    shipment.progress.wait_for(|progress| progress.blocked).await.unwrap();
+    while fixture.site.log.note("waits for the disk").now_or_never().is_some() {}
+
+    let step = fixture.shell("echo $$ > begun; echo last words >&2");
+    let shipping = async {
+        let begun = fixture.dir.path().join("begun");
+        let pid = async || fs::read_to_string(&begun).unwrap_or_default().trim().to_owned();
+        while pid().await.is_empty() || Path::new("/proc").join(pid().await).exists() {
+            tokio::task::yield_now().await;
+        }
+        // It has ended, and the server is away for much longer.
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_mins(10)).await;
+        tokio::time::resume();
+        let mut taken = vec![];
+        loop {
+            let progress = *shipment.progress.borrow_and_update();
+            while (taken.len() as u64) < progress.size {
+                let rest = progress.size - taken.len() as u64;
+                taken.extend(shelf.read(taken.len() as u64, rest).await.unwrap());
+            }
+            shipment.acknowledged.send_replace(taken.len() as u64);
+            if taken.ends_with(b"last words\n") {
+                return;
+            }
+            shipment.progress.changed().await.expect("the last words come before the end");
+        }
+    };
+    let stepping = async {
+        assert_eq!(step.answer(&fixture.site).await, Ok(String::new()));
+    };
+    tokio::join!(stepping, shipping);
 }

@@ -2,8 +2,8 @@
 //!
 //! One task waits for the child. When the child ends, or when its [`Process`] is dropped, the whole
 //! group is killed, so that nothing that a job started stays behind. A process that left the group
-//! by itself (`setsid`) is not found here and lives on; its pipes are closed soon after, so that it holds
-//! no attempt. What confines the agent itself (a unit's control group, a container) ends it.
+//! by itself (`setsid`) is not found here; its pipes are closed soon after, so that it holds no attempt,
+//! at whose end it is killed by its mark (`processes`).
 
 use std::{
     fmt, io,

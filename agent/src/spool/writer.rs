@@ -220,7 +220,8 @@ impl Writer {
         if let Err(error) = self.tail.sync().await {
             self.fail(&error);
         }
-        let (size, end) = (self.progress.borrow().size, Some(self.tail.digest()));
+        // Of a piece that failed in its middle the digest has the beginning, as the file does.
+        let (size, end) = (self.tail.size(), Some(self.tail.digest()));
         self.progress.send_modify(|progress| {
             progress.size = size;
             progress.end = end;

@@ -6,6 +6,9 @@ use proto::worker::{BuildOrder, PipelineRun};
 
 use crate::worker::{Fixture, blank, script};
 
+const MAKEFILE: &str =
+    "all:\n\t@echo compiling\n\tcp script pipeline.out\n\tchmod 755 pipeline.out\n";
+
 /// A repository with one commit that holds these files.
 pub(crate) fn repository(dir: &Path, files: &[(&str, &str)]) -> String {
     let git = |args: &[&str]| {
@@ -50,8 +53,7 @@ async fn a_pipeline_is_built_checked_and_uploaded() {
     let test = Fixture::new().await;
     let agent = test.agent();
     let dir = test.dir.path().join("repository");
-    let makefile = "all:\n\t@echo compiling\n\tcp script pipeline.out\n\tchmod 755 pipeline.out\n";
-    let commit = repository(&dir, &[("Makefile", makefile), ("script", &script("greets"))]);
+    let commit = repository(&dir, &[("Makefile", MAKEFILE), ("script", &script("greets"))]);
     let order = build_of(&dir, "refs/heads/main");
     test.peer.order(&order).await;
     let end = test.peer.ended(&order).await;
@@ -108,6 +110,45 @@ async fn a_build_that_fails_says_at_which_step_and_how() {
         assert_eq!(end.status, "failed", "{}", end.reason);
         assert!(reason.iter().all(|part| end.reason.contains(part)), "{}", end.reason);
         assert!(test.peer.seen().log(&order).contains(reason[1]));
+    }
+    agent.drained().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finished_build_waits_for_the_server_longer_than_it_may_take() {
+    let mut test = Fixture::new().await;
+    test.config.build_seconds = 10;
+    let agent = test.agent();
+    let dir = test.dir.path().join("repository");
+    repository(&dir, &[("Makefile", MAKEFILE), ("script", &script("greets"))]);
+    // About 15 seconds of pauses.
+    test.peer.seen().refuse_artifacts = 9;
+    let order = build_of(&dir, "");
+    test.peer.order(&order).await;
+    let end = test.peer.ended(&order).await;
+    assert_eq!(end.status, "success", "{}", end.reason);
+    assert_eq!(test.peer.seen().refuse_artifacts, 0);
+    assert!(test.peer.seen().log(&order).contains("; trying again"));
+    agent.drained().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_built_makes_room_in_the_cache() {
+    let mut test = Fixture::new().await;
+    test.config.cache_limit = 1;
+    let agent = test.agent();
+    for kind in ["greets", "waits"] {
+        let dir = test.dir.path().join(kind);
+        repository(&dir, &[("Makefile", MAKEFILE), ("script", &script(kind))]);
+        let order = build_of(&dir, "");
+        test.peer.order(&order).await;
+        assert_eq!(test.peer.ended(&order).await.status, "success");
+        let digest = ids::Digest::of(script(kind).as_bytes()).to_string();
+        let kept = fs::read_dir(test.config.home.join("cache")).unwrap();
+        let mut kept: Vec<_> =
+            kept.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        kept.sort_unstable();
+        assert_eq!(kept, [digest.clone(), format!("{digest}.chunks")]);
     }
     agent.drained().await;
 }

@@ -68,6 +68,8 @@ pub(crate) struct Seen {
     pub(crate) refuse_logs: u32,
     /// How many of the next requests for a log are kept but not answered well.
     pub(crate) lose_log_answers: u32,
+    /// How many of the next requests for a binary fail, up or down.
+    pub(crate) refuse_artifacts: u32,
     /// How many of the next downloads bring other bytes.
     pub(crate) corrupt_downloads: u32,
     /// How many of the next downloads break off in the middle.
@@ -99,6 +101,12 @@ impl Seen {
     pub(crate) fn log(&self, order: &PipelineRun) -> String {
         let log = self.logs.get(&key(&order.unique_id, order.attempt)).cloned().unwrap_or_default();
         String::from_utf8(log.bytes).unwrap()
+    }
+
+    fn refuses_artifact(&mut self) -> bool {
+        let refuses = self.refuse_artifacts > 0;
+        self.refuse_artifacts = self.refuse_artifacts.saturating_sub(1);
+        refuses
     }
 
     pub(crate) fn log_has_ended(&self, order: &PipelineRun) -> bool {
@@ -280,6 +288,9 @@ async fn read_artifact(
     }
     shared.change(|seen| {
         seen.downloads += 1;
+        if seen.refuses_artifact() {
+            return StatusCode::SERVICE_UNAVAILABLE.into_response();
+        }
         let Some(bytes) = seen.artifacts.get(&digest) else {
             return StatusCode::NOT_FOUND.into_response();
         };
@@ -325,6 +336,9 @@ async fn write_artifact(
     request: HttpRequest,
 ) -> HttpResponse {
     let bytes = axum::body::to_bytes(request.into_body(), 1 << 30).await.unwrap();
+    if shared.change(Seen::refuses_artifact) {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
     assert_eq!(Digest::of(&bytes).to_string(), digest);
     shared.change(|seen| seen.artifacts.insert(digest, bytes.to_vec()));
     StatusCode::CREATED.into_response()

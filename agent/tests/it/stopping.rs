@@ -56,6 +56,19 @@ async fn a_run_that_prints_nothing_for_too_long_fails_and_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_binary_comes_slowly_is_not_silent() {
+    let test = Fixture::new().await;
+    let agent = test.agent();
+    let order = PipelineRun { silence_timeout: 1, ..test.order("greets") };
+    // About three seconds of pauses.
+    test.peer.seen().refuse_artifacts = 5;
+    test.peer.order(&order).await;
+    let end = test.peer.ended(&order).await;
+    assert_eq!(end.status, "success", "{}", end.reason);
+    agent.drained().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lost_lease_kills_the_attempt_and_nothing_more_is_said() {
     let test = Fixture::new().await;
     let agent = test.agent();
