@@ -15,6 +15,7 @@ use crate::{
     served_log::{self, ConformanceArgs, ServeArgs, UserArgs},
 };
 use export::{ExportArgs, ImportArgs};
+pub(crate) use files::must_hold_a_log;
 use files::{InspectArgs, LogArgs, RepairArgs};
 
 #[derive(Subcommand, Debug)]

@@ -238,6 +238,8 @@ pub enum ImportError<E> {
     NotEmpty(PathBuf),
     #[error("event {found} comes where event {expected} belongs: the export is not whole")]
     Gap { expected: u64, found: u64 },
+    #[error("the export holds no event: nothing was made")]
+    Empty,
     #[error("the export ends in the middle of an append")]
     CutShort,
     #[error(transparent)]
@@ -261,6 +263,10 @@ pub(crate) fn import_in_segments_of<E>(
     segment_bytes: u64,
 ) -> Result<Option<Head>, ImportError<E>> {
     let failed = |source| OpenError::io("write to", dir, source);
+    let mut events = events.peekable();
+    if events.peek().is_none() {
+        return Err(ImportError::Empty);
+    }
     disk::create_dir_all(dir).map_err(failed)?;
     if !disk::list(dir).map_err(failed)?.is_empty() {
         return Err(ImportError::NotEmpty(dir.into()));

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{run, segment};
 use crate::{
     api::Event,
+    log::must_hold_a_log,
     output::{Output, exact_time, table},
     profile::ServerArgs,
 };
@@ -156,6 +157,7 @@ struct Proof {
 }
 
 fn verify(log: &Path, from: Option<Head>, heads: &[Head], output: Output) -> Result<()> {
+    must_hold_a_log(log)?;
     // From the first event on, streams and sizes are checked too.
     if from.is_none() {
         eventlog::verify(log)?;
@@ -250,6 +252,13 @@ mod tests {
             let event = NewEvent::new(id, "Paid", format!("{number} €"), &Metadata::default());
             log.append("account-1", Expected::Any, vec![event]).await.unwrap();
         }
+    }
+
+    #[test]
+    fn a_folder_without_a_log_proves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = verify(dir.path(), None, &[], Output::Json).unwrap_err().to_string();
+        assert!(error.contains("there is no log in"), "{error}");
     }
 
     /// A log with these events and a chain of its own, as a forger would make it.

@@ -1,6 +1,6 @@
 //! Moments as people type them: a position, a time, or how long ago.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use chrono::{DateTime, Duration, Local, NaiveDate, NaiveDateTime, SecondsFormat, TimeZone, Utc};
 
 /// What the server understands: a position stays one, any time becomes RFC 3339.
@@ -11,25 +11,31 @@ pub(super) fn for_server(text: &str, now: DateTime<Utc>) -> Result<String> {
     Ok(time(text, now)?.to_rfc3339_opts(SecondsFormat::Millis, true))
 }
 
-/// `2026-01-31T12:00:00Z`, `2026-01-31 12:00` and `2026-01-31` (local time), `90s`, `15m`, `2h`, `3d` (ago).
+/// What [`typed`] takes, or `90s`, `15m`, `2h`, `3d` (ago).
 fn time(text: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>> {
-    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
-        return Ok(time.to_utc());
-    }
     if let Some(ago) = ago(text) {
         return now.checked_sub_signed(ago).with_context(|| format!("`{text}` is too long ago"));
+    }
+    typed(text)?.with_context(|| {
+        format!(
+            "`{text}` is no moment: give a position, a time such as 2026-01-31T12:00:00Z or \
+             \"2026-01-31 12:00\", or how long ago, such as 15m, 2h or 3d"
+        )
+    })
+}
+
+/// `2026-01-31T12:00:00Z`, and `2026-01-31 12:00` and `2026-01-31` in local time; `None`: none of these.
+pub(super) fn typed(text: &str) -> Result<Option<DateTime<Utc>>> {
+    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+        return Ok(Some(time.to_utc()));
     }
     let formats = ["%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M"];
     let local = formats.iter().find_map(|format| NaiveDateTime::parse_from_str(text, format).ok());
     let local = local.or_else(|| text.parse::<NaiveDate>().ok()?.and_hms_opt(0, 0, 0));
-    let Some(local) = local else {
-        bail!(
-            "`{text}` is no moment: give a position, a time such as 2026-01-31T12:00:00Z or \
-             \"2026-01-31 12:00\", or how long ago, such as 15m, 2h or 3d"
-        );
-    };
+    let Some(local) = local else { return Ok(None) };
     let time = Local.from_local_datetime(&local).earliest();
-    Ok(time.with_context(|| format!("`{text}` did not exist: the clocks were changed"))?.to_utc())
+    let time = time.with_context(|| format!("`{text}` did not exist: the clocks were changed"))?;
+    Ok(Some(time.to_utc()))
 }
 
 fn ago(text: &str) -> Option<Duration> {

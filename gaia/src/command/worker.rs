@@ -8,7 +8,9 @@ use serde_json::json;
 
 use super::{
     environment::{self, EnvironmentCommand},
-    find_worker, fleet, segment,
+    find_worker, fleet,
+    moment::typed,
+    segment,
     trust::{self, TokenCommand},
 };
 use crate::{
@@ -204,7 +206,7 @@ fn by(word: &str, millis: u64) -> String {
     if millis == 0 { String::new() } else { format!("{word} {}", time(millis)) }
 }
 
-/// From now (`90s`, `30m`, `12h`, `2d`), or RFC 3339; in milliseconds since the epoch.
+/// From now (`90s`, `30m`, `12h`, `2d`), or a time; in milliseconds since the epoch.
 fn moment(text: &str) -> Result<u64> {
     let now = chrono::Utc::now().timestamp_millis();
     let seconds = match text.char_indices().next_back() {
@@ -220,9 +222,11 @@ fn moment(text: &str) -> Result<u64> {
     });
     let millis = match from_now {
         Some(millis) => millis,
-        None => chrono::DateTime::parse_from_rfc3339(text)
+        None => typed(text)?
             .with_context(|| {
-                format!("`{text}` is no time: write 30m, 12h, 2d, or 2026-11-24T10:00:00Z")
+                format!(
+                    "`{text}` is no time: write 30m, 12h, 2d, 2026-11-24T10:00:00Z or \"2026-11-24 10:00\""
+                )
             })?
             .timestamp_millis(),
     };
@@ -289,6 +293,9 @@ mod tests {
             );
         }
         assert_eq!(moment("2999-01-01T00:00:00Z").unwrap(), 32_472_144_000_000);
+        let local = chrono::NaiveDate::from_ymd_opt(2999, 1, 1).unwrap().and_hms_opt(12, 30, 0);
+        let local = local.unwrap().and_local_timezone(chrono::Local).earliest().unwrap();
+        assert_eq!(moment("2999-01-01 12:30").unwrap(), local.timestamp_millis().unsigned_abs());
         for bad in ["", "m", "5", "-5m", "1.5h", "tomorrow", "0s", "2001-01-01T00:00:00Z", "5é"] {
             assert!(moment(bad).is_err(), "{bad}");
         }

@@ -16,7 +16,7 @@ use eventlog::{
 };
 use futures::StreamExt as _;
 
-use super::line;
+use super::{line, must_hold_a_log};
 use crate::output::Output;
 
 /// Longest line of an export: the largest event in base64, and what is around it.
@@ -104,6 +104,7 @@ async fn write(args: &ExportArgs, out: &mut impl Write) -> Result<()> {
         }
         return Ok(out.flush()?);
     }
+    must_hold_a_log(Path::new(&args.log))?;
     files::walk(Path::new(&args.log), args.from, |entry| {
         if entry.recorded.position < args.from {
             return Ok(ControlFlow::Continue(()));
@@ -236,6 +237,17 @@ pub(crate) mod tests {
         assert_eq!(exported(&args(&copy, true, Format::JsonLines)).await, text);
         let error = read(&copy, text.as_bytes()).unwrap_err().to_string();
         assert!(error.contains("not empty"), "{error}");
+    }
+
+    #[test]
+    fn nothing_is_made_of_an_export_without_events() {
+        let dir = tempfile::tempdir().unwrap();
+        let copy = dir.path().join("copy");
+        for empty in ["", "\n\n"] {
+            let error = read(&copy, empty.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains("the export holds no event"), "{error}");
+            assert!(!copy.exists());
+        }
     }
 
     #[tokio::test]

@@ -46,7 +46,16 @@ pub(crate) struct RepairArgs {
     lose_what_follows_damage: bool,
 }
 
+/// Refuses a folder without a log: that nothing in it is wrong would prove nothing.
+pub(crate) fn must_hold_a_log(dir: &Path) -> Result<()> {
+    let is_empty = files::segments(dir)?.is_empty();
+    let dir = dir.display();
+    anyhow::ensure!(!is_empty, "there is no log in `{dir}`: no file there ends with `.segment`");
+    Ok(())
+}
+
 pub(crate) fn verify(args: &LogArgs, output: Output) -> Result<()> {
+    must_hold_a_log(&args.data)?;
     let found = eventlog::verify(&args.data)?;
     let answer = serde_json::json!({
         "events": found.events,
@@ -86,6 +95,7 @@ struct Record {
 }
 
 pub(crate) fn inspect(args: &InspectArgs, output: Output) -> Result<()> {
+    must_hold_a_log(&args.data)?;
     let segments = files::segments(&args.data)?;
     if let Some(from) = args.from {
         return records(args, from, &segments, output);
@@ -247,6 +257,7 @@ pub(crate) fn repair(args: &RepairArgs, output: Output) -> Result<()> {
 }
 
 fn mend(dir: &Path, lose: bool) -> Result<Repaired> {
+    must_hold_a_log(dir)?;
     let wound = match files::wound(dir)? {
         Some(wound) if !lose => {
             let files = match wound.later.len() {
