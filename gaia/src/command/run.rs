@@ -100,12 +100,14 @@ pub async fn run(command: RunCommand, client: &Client, output: Output) -> Result
             let run = find(client, &run).await?;
             output.show(&run, details)?;
         }
-        RunCommand::Logs { run, search: Some(text), .. } => {
+        RunCommand::Logs { run, search: Some(text), view, .. } => {
             let run = find(client, &run).await?;
-            logs::search(client, &run.uniqueid, &text, output).await?;
+            view.check(&run)?;
+            logs::search(client, &run.uniqueid, &text, &view, output).await?;
         }
         RunCommand::Logs { run, follow, search: None, raw, view } => {
             let run = find(client, &run).await?;
+            view.check(&run)?;
             logs::show(client, &run.uniqueid, follow, Screen::new(raw), &view).await?;
         }
         RunCommand::Cancel { run } => {

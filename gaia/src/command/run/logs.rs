@@ -1,17 +1,20 @@
 //! `gaia run logs`: what a run printed, all of it or what one stream or job printed.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Args;
 use http::Method;
 use serde::{Deserialize, Serialize};
 
 use super::{follow_log, screen::Screen};
-use crate::{client::Client, command::segment, output::Output};
+use crate::{api::Run, client::Client, command::segment, output::Output};
 
 /// Which part of a log, and how.
 #[derive(Args, Clone, Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command")]
 pub struct View {
+    /// What this attempt printed, from 1 on; without it, the newest
+    #[arg(long, conflicts_with = "follow", value_parser = clap::value_parser!(u32).range(1..))]
+    attempt: Option<u32>,
     /// Before each line the time when it reached the agent
     #[arg(long, conflicts_with = "search")]
     timestamps: bool,
@@ -47,7 +50,21 @@ impl View {
         if let Some(job) = &self.job {
             query = format!("{query}&job={}", segment(job));
         }
-        query
+        query + &self.of_attempt()
+    }
+
+    /// Refuses an attempt that there was not.
+    pub(super) fn check(&self, run: &Run) -> Result<()> {
+        if let Some(wanted) = self.attempt {
+            let made = run.attempts.len();
+            let is_known = run.attempts.iter().any(|it| it.attempt == wanted);
+            ensure!(is_known, "run {} has no attempt {wanted}: it made {made}", run.uniqueid);
+        }
+        Ok(())
+    }
+
+    fn of_attempt(&self) -> String {
+        self.attempt.map(|attempt| format!("&attempt={attempt}")).unwrap_or_default()
     }
 }
 
@@ -67,7 +84,7 @@ pub(super) async fn show(
         screen.write(&client.call(Method::GET, &path, None::<&()>).await?)?;
     }
     screen.end()?;
-    let path = format!("/api/v1/run/{}/log?about=1", segment(run));
+    let path = format!("/api/v1/run/{}/log?about=1{}", segment(run), view.of_attempt());
     let about: About = client.get(&path).await?;
     if let Some(lack) = about.sealed.and_then(|sealed| sealed.lack()) {
         anstream::eprintln!("{lack}");
@@ -107,8 +124,15 @@ impl Sealed {
     }
 }
 
-pub(super) async fn search(client: &Client, run: &str, text: &str, output: Output) -> Result<()> {
-    let path = format!("/api/v1/run/{}/log?search={}", segment(run), segment(text));
+pub(super) async fn search(
+    client: &Client,
+    run: &str,
+    text: &str,
+    view: &View,
+    output: Output,
+) -> Result<()> {
+    let (run, text) = (segment(run), segment(text));
+    let path = format!("/api/v1/run/{run}/log?search={text}{}", view.of_attempt());
     let found: Found = client.get(&path).await?;
     output.show(&found, |found| {
         let mut lines: Vec<String> = found
@@ -147,6 +171,8 @@ struct Match {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -167,5 +193,18 @@ mod tests {
         let view =
             View { timestamps: true, stderr: true, job: Some("a b".into()), ..View::default() };
         assert_eq!(view.query(), "&timestamps=1&stream=stderr&job=a%20b");
+        assert_eq!(View { attempt: Some(2), ..View::default() }.query(), "&attempt=2");
+    }
+
+    #[test]
+    fn an_attempt_that_there_was_not_is_refused() {
+        let run = json!({
+            "uniqueid": "u", "id": 1, "pipelineid": 1, "status": "success", "attempts": [{ "attempt": 1, "workerid": "" }],
+        });
+        let run: Run = serde_json::from_value(run).unwrap();
+        let of = |attempt| View { attempt, ..View::default() }.check(&run);
+        of(None).unwrap();
+        of(Some(1)).unwrap();
+        assert_eq!(of(Some(2)).unwrap_err().to_string(), "run u has no attempt 2: it made 1");
     }
 }
