@@ -9,7 +9,13 @@ mod relay;
 mod seed;
 mod worker;
 
-use std::time::{Duration, Instant};
+use std::{
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use clap::Parser;
 
 pub use fleet::{Fleet, Joined, Outcome};
 pub use process::Usage;
@@ -69,9 +75,12 @@ pub fn load() -> String {
     load.split_whitespace().take(3).collect::<Vec<_>>().join(" ")
 }
 
-/// Benchmarks are also the server and the agents that they start: `Some` if this was one of those.
-#[must_use]
-pub fn served() -> Option<std::process::ExitCode> {
+/// A benchmark's `main`. Its program is also the server and the agents that it starts.
+pub fn run<A: Parser>(bench: impl AsyncFnOnce(A) -> Result<()>) -> Result<ExitCode> {
     let word = std::env::args().nth(1);
-    matches!(word.as_deref(), Some("server" | "agent")).then(gaia::main)
+    if matches!(word.as_deref(), Some("server" | "agent")) {
+        return Ok(gaia::main());
+    }
+    tokio::runtime::Runtime::new()?.block_on(bench(A::parse()))?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -8,9 +8,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
-use benches::{
-    Fleet, Kind, Usage, each, kibibytes_each, load, now, rate, raw_appends, seed, served,
-};
+use benches::{Fleet, Kind, Usage, each, kibibytes_each, load, now, rate, raw_appends, run, seed};
 use clap::Parser;
 use gaia::api::{Pipeline, Run};
 use tests::Cluster;
@@ -39,12 +37,7 @@ const AT_ONCE: usize = 256;
 const SETTLE: Duration = Duration::from_secs(3);
 
 fn main() -> Result<ExitCode> {
-    if let Some(code) = served() {
-        return Ok(code);
-    }
-    let arguments = Arguments::parse();
-    tokio::runtime::Runtime::new()?.block_on(bench(&arguments))?;
-    Ok(ExitCode::SUCCESS)
+    run(async |arguments: Arguments| bench(&arguments).await)
 }
 
 async fn bench(arguments: &Arguments) -> Result<()> {

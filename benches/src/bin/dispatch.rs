@@ -10,7 +10,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::Result;
-use benches::{Fleet, Usage, each, load, now, percentiles, rate, raw_appends, served};
+use benches::{Fleet, Usage, each, load, now, percentiles, rate, raw_appends, run};
 use clap::Parser;
 use futures::{StreamExt, TryStreamExt, stream};
 use gaia::api::Pipeline;
@@ -48,12 +48,7 @@ fn main() -> Result<ExitCode> {
         let noop = gaia_sdk::Job::new("Nothing", async |_: gaia_sdk::Ctx| Ok(()));
         return Ok(gaia_sdk::serve(vec![noop]));
     }
-    if let Some(code) = served() {
-        return Ok(code);
-    }
-    let arguments = Arguments::parse();
-    tokio::runtime::Runtime::new()?.block_on(bench(&arguments))?;
-    Ok(ExitCode::SUCCESS)
+    run(async |arguments: Arguments| bench(&arguments).await)
 }
 
 async fn bench(arguments: &Arguments) -> Result<()> {

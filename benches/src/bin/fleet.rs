@@ -9,7 +9,7 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 use benches::{
-    Fleet, Joined, Usage, each, kibibytes_each, load, now, percentiles, rate, raw_appends, served,
+    Fleet, Joined, Usage, each, kibibytes_each, load, now, percentiles, rate, raw_appends, run,
 };
 use clap::Parser;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -44,12 +44,7 @@ const AT_ONCE: usize = 32;
 const SETTLE: Duration = Duration::from_secs(10);
 
 fn main() -> Result<ExitCode> {
-    if let Some(code) = served() {
-        return Ok(code);
-    }
-    let arguments = Arguments::parse();
-    tokio::runtime::Runtime::new()?.block_on(bench(&arguments))?;
-    Ok(ExitCode::SUCCESS)
+    run(async |arguments: Arguments| bench(&arguments).await)
 }
 
 async fn bench(arguments: &Arguments) -> Result<()> {

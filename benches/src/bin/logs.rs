@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use benches::{BenchWorker, Usage, each, load, mebibytes, now, percentiles, rate, served};
+use benches::{BenchWorker, Usage, each, load, mebibytes, now, percentiles, rate, run};
 use bytes::Bytes;
 use clap::Parser;
 use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
@@ -48,12 +48,10 @@ const FOLLOWERS: usize = 200;
 const AT_ONCE: usize = 32;
 
 fn main() -> Result<ExitCode> {
-    if let Some(code) = served() {
-        return Ok(code);
-    }
-    identity::install_crypto();
-    tokio::runtime::Runtime::new()?.block_on(bench(&Arguments::parse()))?;
-    Ok(ExitCode::SUCCESS)
+    run(async |arguments: Arguments| {
+        identity::install_crypto();
+        bench(&arguments).await
+    })
 }
 
 async fn bench(arguments: &Arguments) -> Result<()> {

@@ -8,7 +8,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
-use benches::{Fleet, Kind, Usage, load, now, percentiles, seed, served};
+use benches::{Fleet, Kind, Usage, load, now, percentiles, run, seed};
 use clap::Parser;
 use gaia::api::Run;
 use serde_json::Value;
@@ -28,12 +28,7 @@ struct Arguments {
 const LOOKS: u64 = 40;
 
 fn main() -> Result<ExitCode> {
-    if let Some(code) = served() {
-        return Ok(code);
-    }
-    let arguments = Arguments::parse();
-    tokio::runtime::Runtime::new()?.block_on(bench(&arguments))?;
-    Ok(ExitCode::SUCCESS)
+    run(async |arguments: Arguments| bench(&arguments).await)
 }
 
 async fn bench(arguments: &Arguments) -> Result<()> {

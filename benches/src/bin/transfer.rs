@@ -9,9 +9,10 @@
 use std::{io::Write, net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use benches::{BenchWorker, Relay, Usage, load, mebibytes, now, percentiles, served};
+use benches::{BenchWorker, Relay, Usage, load, mebibytes, now, percentiles, run};
 use bytes::Bytes;
 use chunks::{Chunk, Cutter, Manifest, frames};
+use clap::Parser;
 use http::Request;
 use identity::{Authority, Credentials};
 use ids::Digest;
@@ -38,14 +39,15 @@ const LOST: u64 = 10;
 /// Small calls whose time is taken.
 const CALLS: usize = 300;
 
+/// Transfers of binaries and logs, each beside the raw line: takes no options.
+#[derive(Parser, Debug)]
+struct Arguments {}
+
 fn main() -> Result<ExitCode> {
-    // This program is also the server.
-    if let Some(code) = served() {
-        return Ok(code);
-    }
-    identity::install_crypto();
-    tokio::runtime::Runtime::new()?.block_on(bench())?;
-    Ok(ExitCode::SUCCESS)
+    run(async |_: Arguments| {
+        identity::install_crypto();
+        bench().await
+    })
 }
 
 async fn bench() -> Result<()> {
